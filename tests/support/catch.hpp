@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one header through which tests see Catch2, so that version 2 (Debian 12) and version 3 both work.
+#pragma once
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+using Catch::Approx;
+#else
+#include <catch2/catch.hpp>
+#endif
