@@ -46,6 +46,17 @@ extern "C" {
 #define ATTEND_UNUSED
 #endif
 
+/* What an engine of the toolkit needs of a call; a plugin fills it in execute. The workspace may be split among
+   several engines: each gets a context of its own with its part. */
+typedef struct attend_context {
+    const attend_host *host;
+    attend_call *call;
+    void *workspace; /* 64-byte aligned */
+    uint64_t workspace_bytes;
+    attend_error *error;
+    uint32_t max_workers, reserved0;
+} attend_context;
+
 /* A table of the ABI from an array. */
 #define ATTEND_TABLE(array) \
     { array, (uint32_t)(sizeof(array) / sizeof((array)[0])), (uint32_t)sizeof((array)[0]) }

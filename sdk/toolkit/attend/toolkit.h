@@ -12,7 +12,7 @@
 #ifndef ATTEND_TOOLKIT_H
 #define ATTEND_TOOLKIT_H
 
-#include "attend/abi.h"
+#include "attend/plugin.h"
 
 #ifndef ATTEND_ISA
 #error "toolkit.h is for kernels: list the file under KERNELS of attend_add_plugin()"
@@ -24,16 +24,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* What an engine needs of a call. workspace may be split among engines; each takes the part it is given. */
-typedef struct attend_context {
-    const attend_host *host;
-    attend_call *call;
-    void *workspace; /* 64-byte aligned */
-    uint64_t workspace_bytes;
-    attend_error *error;
-    uint32_t max_workers, reserved0;
-} attend_context;
 
 /* A tile of queries: the lanes. Arrays have lane_stride entries; entries past num_lanes repeat the last lane. */
 typedef struct attend_query_tile {
