@@ -33,7 +33,8 @@ function(attend_plugin_compile_options TARGET)
     VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
   target_compile_options(${TARGET} PRIVATE -fno-math-errno -fno-trapping-math -ffp-contract=fast
     $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-gnu-unique>)
-  target_compile_definitions(${TARGET} PRIVATE "ATTEND_FOR_EACH_ISA(X)=${ATTEND_FOR_EACH_ISA_DEFINITION}")
+  # An option, not a definition: CMake does not carry function-like macros as definitions.
+  target_compile_options(${TARGET} PRIVATE "-DATTEND_FOR_EACH_ISA(X)=${ATTEND_FOR_EACH_ISA_DEFINITION}")
 endfunction()
 
 # One object library per entry, so that each source keeps its own flags; they are recorded on the target for the check.

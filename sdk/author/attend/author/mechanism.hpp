@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a mechanism file includes. It is compiled once per instruction set, without exceptions, and everything in it
+// lives in namespace attend::ATTEND_ISA. A mechanism is an Options struct, tables of options and ports, and functions:
+//
+//   struct Options { int64_t window_size; ... };
+//   constexpr OptionRow option_table[] = { option_int(offsetof(Options, window_size), "window_size", "128", ...), ... };
+//   constexpr attend_port port_table[] = { input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"), ... };
+//   attend_status forward(const Options& options, const ForwardArgs& args, const Context& context);
+//   ATTEND_MECHANISM(local, { .name = "local-attention", ..., ATTEND_OPTION_TABLE(Options, option_table),
+//                             ATTEND_PORT_TABLE(port_table), .workspace = erased<workspace>, .forward = erased<forward> })
+//
+// plugin.cpp lists the mechanism by its first argument (plugin.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attend/author/options.hpp"
+
+namespace attend::ATTEND_ISA {
+
+using author::ForwardArgs;
+using author::MechanismEntry;
+using author::PlanArgs;
+using Context = attend_context;
+
+// erased<f>: f with its Options behind a plain pointer, as MechanismEntry wants it.
+template <auto function>
+struct Erased;
+template <class Options, attend_status (*function)(const Options&, const PlanArgs&, attend_error*)>
+struct Erased<function> {
+    static attend_status call(const void* options, const PlanArgs& args, attend_error* error) {
+        return function(*static_cast<const Options*>(options), args, error);
+    }
+};
+template <class Options, uint64_t (*function)(const Options&, const PlanArgs&)>
+struct Erased<function> {
+    static uint64_t call(const void* options, const PlanArgs& args) {
+        return function(*static_cast<const Options*>(options), args);
+    }
+};
+template <class Options, double (*function)(const Options&, const PlanArgs&)>
+struct Erased<function> {
+    static double call(const void* options, const PlanArgs& args) {
+        return function(*static_cast<const Options*>(options), args);
+    }
+};
+template <class Options, attend_status (*function)(const Options&, const PlanArgs&, void*, const Context&)>
+struct Erased<function> {
+    static attend_status call(const void* options, const PlanArgs& args, void* memory, const Context& context) {
+        return function(*static_cast<const Options*>(options), args, memory, context);
+    }
+};
+template <class Options, attend_status (*function)(const Options&, const ForwardArgs&, const Context&)>
+struct Erased<function> {
+    static attend_status call(const void* options, const ForwardArgs& args, const Context& context) {
+        return function(*static_cast<const Options*>(options), args, context);
+    }
+};
+template <class Options, void (*function)(const Options&, const PlanArgs&, attend_cost&)>
+struct Erased<function> {
+    static void call(const void* options, const PlanArgs& args, attend_cost& cost) {
+        function(*static_cast<const Options*>(options), args, cost);
+    }
+};
+template <auto function>
+constexpr auto erased = &Erased<function>::call;
+
+inline bool was_given(const attend_array& values, const char* name) {
+    const attend_value* value = attend_find_option(&values, name);
+    return value != nullptr && (value->flags & ATTEND_VALUE_GIVEN) != 0;
+}
+
+}  // namespace attend::ATTEND_ISA
+
+#define ATTEND_COUNT_OF(array) (static_cast<uint32_t>(sizeof(array) / sizeof((array)[0])))
+#define ATTEND_OPTION_TABLE(Options, table) \
+    .options = table, .option_count = ATTEND_COUNT_OF(table), .options_size = static_cast<uint32_t>(sizeof(Options))
+#define ATTEND_PORT_TABLE(table) .ports = table, .port_count = ATTEND_COUNT_OF(table), .reserved = 0
+
+// Defines the entry that plugin.cpp finds. Stands in namespace attend::ATTEND_ISA, outside the anonymous namespace.
+#define ATTEND_MECHANISM(id, ...)           \
+    extern const MechanismEntry id##_entry; \
+    constexpr MechanismEntry id##_entry = __VA_ARGS__;
