@@ -6,6 +6,13 @@
 
 namespace attend {
 
+Json::Json() = default;
+Json::~Json() = default;
+Json::Json(const Json& other) = default;
+Json::Json(Json&& other) noexcept = default;
+Json& Json::operator=(const Json& other) = default;
+Json& Json::operator=(Json&& other) noexcept = default;
+
 const char* Json::kind() const noexcept {
     if (is_null()) return "null";
     if (is_bool()) return "a boolean";

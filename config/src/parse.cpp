@@ -169,11 +169,20 @@ Error failure(const std::string& place, std::string_view text, std::size_t offse
     return Error{ErrorCode::input, place + ": " + position(text, offset) + ": " + what, {}};
 }
 
+// A piece of the input as a message shows it: whole if short.
+std::string shown(const std::string& text) {
+    constexpr std::size_t longest = 60;
+    if (text.size() <= longest) return text;
+    std::size_t end = longest;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+    return text.substr(0, end) + "...";
+}
+
 std::string reason(const error_code& ec, const Builder& builder, std::string_view text, std::size_t offset,
                    const JsonLimits& limits) {
     switch (builder.refusal()) {
-        case Refusal::duplicate_key: return "key \"" + builder.text() + "\" is given twice; each key may stand once";
-        case Refusal::number_range: return "number " + builder.text() + " is too large; accepted: up to 1.8e308";
+        case Refusal::duplicate_key: return "key \"" + shown(builder.text()) + "\" is given twice; each key may stand once";
+        case Refusal::number_range: return "number " + shown(builder.text()) + " is too large; accepted: up to 1.8e308";
         case Refusal::none: break;
     }
     if (ec == bj::error::too_deep) {

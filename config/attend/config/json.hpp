@@ -27,7 +27,14 @@ public:
     using Member = std::pair<std::string, Json>;
     using Object = std::vector<Member>;
 
-    Json() = default;
+    // Out of line: the variant's moves, inlined everywhere, cost code and mislead the compiler's warnings.
+    Json();
+    ~Json();
+    Json(const Json& other);
+    Json(Json&& other) noexcept;
+    Json& operator=(const Json& other);
+    Json& operator=(Json&& other) noexcept;
+
     Json(std::nullptr_t) {}
     Json(bool value) : value_(value) {}
     template <std::signed_integral T>
