@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/port_grammar.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+
+namespace attend {
+namespace {
+
+std::string_view trim(std::string_view text) {
+    while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+    while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
+    return text;
+}
+
+// Splits at a separator outside parentheses.
+std::vector<std::string_view> split(std::string_view text, char separator) {
+    std::vector<std::string_view> parts;
+    std::size_t begin = 0;
+    int depth = 0;
+    for (std::size_t at = 0; at <= text.size(); ++at) {
+        if (at == text.size() || (text[at] == separator && depth == 0)) {
+            parts.push_back(trim(text.substr(begin, at - begin)));
+            begin = at + 1;
+        } else if (text[at] == '(') {
+            ++depth;
+        } else if (text[at] == ')') {
+            --depth;
+        }
+    }
+    return parts;
+}
+
+bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
+
+Error grammar_error(std::string_view text, const std::string& what) {
+    return Error{ErrorCode::plugin, "port text \"" + std::string(text) + "\": " + what, ""};
+}
+
+Result<Guard> parse_guard(std::string_view text) {
+    Guard guard;
+    for (std::string_view term : split(text, '&')) {
+        Guard::Term parsed;
+        if (!term.empty() && term.front() == '!') {
+            parsed.negated = true;
+            term = trim(term.substr(1));
+        }
+        const std::size_t equals = term.find('=');
+        if (equals != std::string_view::npos) {
+            parsed.compares = true;
+            parsed.value = std::string(trim(term.substr(equals + 1)));
+            term = term.substr(0, equals);
+            if (!term.empty() && term.back() == '!') {
+                parsed.negated = true;
+                term.remove_suffix(1);
+            }
+        }
+        parsed.name = std::string(trim(term));
+        if (parsed.name.empty() || !std::all_of(parsed.name.begin(), parsed.name.end(), is_word))
+            return grammar_error(text, "a guard names options or sizes");
+        guard.terms.push_back(std::move(parsed));
+    }
+    return guard;
+}
+
+struct Headed {
+    Guard guard;
+    std::string_view body;
+};
+
+// "guard: body" or "body".
+Result<Headed> parse_head(std::string_view text) {
+    const std::size_t colon = text.find(':');
+    if (colon == std::string_view::npos) return Headed{{}, trim(text)};
+    Result<Guard> guard = parse_guard(text.substr(0, colon));
+    if (!guard) return guard.error();
+    return Headed{std::move(*guard), trim(text.substr(colon + 1))};
+}
+
+}  // namespace
+
+const OptionValue* PortScope::option(std::string_view name) const {
+    if (values == nullptr) return nullptr;
+    const auto found = std::find_if(values->begin(), values->end(), [&](const OptionValue& value) { return value.name == name; });
+    return found == values->end() ? nullptr : &*found;
+}
+
+const OptionSpec* PortScope::spec(std::string_view name) const {
+    if (specs == nullptr) return nullptr;
+    const auto found = std::find_if(specs->begin(), specs->end(), [&](const OptionSpec& row) { return row.name == name; });
+    return found == specs->end() ? nullptr : &*found;
+}
+
+std::optional<double> PortScope::number(std::string_view name) const {
+    if (const auto found = symbols.find(name); found != symbols.end()) return found->second;
+    const OptionValue* value = option(name);
+    if (value == nullptr || value->type == OptionType::none) return std::nullopt;
+    if (const bool* flag = std::get_if<bool>(&value->value)) return *flag ? 1.0 : 0.0;
+    if (const std::int64_t* integer = std::get_if<std::int64_t>(&value->value)) return static_cast<double>(*integer);
+    if (const double* real = std::get_if<double>(&value->value)) return *real;
+    return std::nullopt;
+}
+
+struct Expression::Node {
+    enum class Kind { number, name, add, subtract, multiply, divide, either, root, least, greatest };
+    Kind kind{Kind::number};
+    double number{};
+    std::string name;
+    std::vector<std::shared_ptr<const Node>> children;
+};
+
+class ExpressionParser {
+public:
+    using Node = Expression::Node;
+    using Kind = Node::Kind;
+    explicit ExpressionParser(std::string_view text) : text_(text) {}
+
+    Result<Expression> parse() {
+        auto root = sum();
+        skip();
+        if (!root || at_ != text_.size()) return grammar_error(text_, "not an expression of sizes and options");
+        Expression expression;
+        expression.text_ = std::string(text_);
+        expression.root_ = std::move(root);
+        return expression;
+    }
+
+    static std::optional<double> evaluate(const Node& node, const PortScope& scope) {
+        if (node.kind == Kind::number) return node.number;
+        if (node.kind == Kind::name) return scope.number(node.name);
+        const std::optional<double> a = evaluate(*node.children[0], scope);
+        if (node.kind == Kind::either) return a ? a : evaluate(*node.children[1], scope);
+        if (!a) return std::nullopt;
+        if (node.kind == Kind::root) return std::sqrt(*a);
+        const std::optional<double> b = evaluate(*node.children[1], scope);
+        if (!b) return std::nullopt;
+        switch (node.kind) {
+            case Kind::add: return *a + *b;
+            case Kind::subtract: return *a - *b;
+            case Kind::multiply: return *a * *b;
+            case Kind::divide: return *b == 0 ? std::nullopt : std::optional(*a / *b);
+            case Kind::least: return std::min(*a, *b);
+            case Kind::greatest: return std::max(*a, *b);
+            default: return std::nullopt;
+        }
+    }
+
+private:
+    using Pointer = std::shared_ptr<const Node>;
+
+    void skip() {
+        while (at_ < text_.size() && text_[at_] == ' ') ++at_;
+    }
+    bool take(char c) {
+        skip();
+        if (at_ >= text_.size() || text_[at_] != c) return false;
+        ++at_;
+        return true;
+    }
+    static Pointer binary(Kind kind, Pointer a, Pointer b) {
+        if (!a || !b) return nullptr;
+        auto node = std::make_shared<Node>();
+        node->kind = kind;
+        node->children = {std::move(a), std::move(b)};
+        return node;
+    }
+    Pointer sum() {
+        if (++depth_ > 32) return nullptr;
+        Pointer left = product();
+        while (left) {
+            if (take('+')) left = binary(Kind::add, left, product());
+            else if (take('-')) left = binary(Kind::subtract, left, product());
+            else break;
+        }
+        --depth_;
+        return left;
+    }
+    Pointer product() {
+        Pointer left = atom();
+        while (left) {
+            if (take('*')) left = binary(Kind::multiply, left, atom());
+            else if (take('/')) left = binary(Kind::divide, left, atom());
+            else break;
+        }
+        return left;
+    }
+    Pointer atom() {
+        if (take('(')) {
+            Pointer inner = sum();
+            return take(')') ? inner : nullptr;
+        }
+        skip();
+        if (at_ >= text_.size()) return nullptr;
+        auto node = std::make_shared<Node>();
+        if (std::isdigit(static_cast<unsigned char>(text_[at_])) != 0) {
+            const auto [end, status] = std::from_chars(text_.data() + at_, text_.data() + text_.size(), node->number);
+            if (status != std::errc{}) return nullptr;
+            at_ = static_cast<std::size_t>(end - text_.data());
+            return node;
+        }
+        const std::size_t begin = at_;
+        while (at_ < text_.size() && is_word(text_[at_])) ++at_;
+        if (at_ == begin) return nullptr;
+        node->name = std::string(text_.substr(begin, at_ - begin));
+        node->kind = Kind::name;
+        if (!take('(')) return node;
+        const bool root = node->name == "sqrt";
+        if (node->name == "or") node->kind = Kind::either;
+        else if (node->name == "min") node->kind = Kind::least;
+        else if (node->name == "max") node->kind = Kind::greatest;
+        else if (root) node->kind = Kind::root;
+        else return nullptr;
+        for (int argument = 0; argument < (root ? 1 : 2); ++argument) {
+            if (argument > 0 && !take(',')) return nullptr;
+            Pointer child = sum();
+            if (!child) return nullptr;
+            node->children.push_back(std::move(child));
+        }
+        return take(')') ? node : nullptr;
+    }
+
+    std::string_view text_;
+    std::size_t at_{0};
+    int depth_{0};
+};
+
+Result<Expression> Expression::parse(std::string_view text) { return ExpressionParser(trim(text)).parse(); }
+
+std::optional<double> Expression::evaluate(const PortScope& scope) const { return ExpressionParser::evaluate(*root_, scope); }
+
+std::optional<std::string> Expression::bindable(const PortScope& scope) const {
+    if (root_->kind != Node::Kind::name || scope.spec(root_->name) != nullptr) return std::nullopt;
+    return root_->name;
+}
+
+bool Guard::holds(const PortScope& scope) const {
+    return std::all_of(terms.begin(), terms.end(), [&](const Term& term) {
+        const OptionSpec* spec = scope.spec(term.name);
+        const OptionValue* value = scope.option(term.name);
+        if (!term.compares) {
+            const std::optional<double> number = scope.number(term.name);
+            return number.has_value() && (*number != 0) != term.negated;
+        }
+        if (spec != nullptr && spec->type == OptionType::enumeration) {
+            if (value == nullptr || value->type == OptionType::none) return false;
+            const auto index = static_cast<std::size_t>(std::get<std::int64_t>(value->value));
+            return (spec->choices[index] == term.value) != term.negated;
+        }
+        const std::optional<double> left = scope.number(term.name);
+        const Result<Expression> right_text = Expression::parse(term.value);
+        const std::optional<double> right = right_text ? right_text->evaluate(scope) : std::nullopt;
+        return left.has_value() && right.has_value() && (*left == *right) != term.negated;
+    });
+}
+
+bool Guard::mentions(std::string_view name, std::string_view value) const {
+    return std::any_of(terms.begin(), terms.end(), [&](const Term& term) {
+        return term.compares && !term.negated && term.name == name && term.value == value;
+    });
+}
+
+Result<PortShape> PortShape::parse(std::string_view text) {
+    PortShape shape;
+    for (const std::string_view part : split(text, '|')) {
+        Result<Headed> head = parse_head(part);
+        if (!head) return head.error();
+        ShapeAlternative alternative{std::move(head->guard), std::string(head->body), {}, false};
+        std::string_view body = head->body;
+        if (body != "scalar") {
+            if (body.starts_with("broadcast(") && body.ends_with(")")) {
+                alternative.broadcast = true;
+                body = body.substr(10, body.size() - 11);
+                alternative.text = std::string(body);
+            }
+            for (const std::string_view dim : split(body, ',')) {
+                Result<Expression> expression = Expression::parse(dim);
+                if (!expression) return expression.error();
+                alternative.dims.push_back(std::move(*expression));
+            }
+        }
+        shape.alternatives_.push_back(std::move(alternative));
+    }
+    return shape;
+}
+
+const ShapeAlternative* PortShape::choose(const PortScope& scope) const {
+    const auto found = std::find_if(alternatives_.begin(), alternatives_.end(),
+                                    [&](const ShapeAlternative& alternative) { return alternative.guard.holds(scope); });
+    return found == alternatives_.end() ? nullptr : &*found;
+}
+
+Result<PortInit> PortInit::parse(std::string_view text) {
+    PortInit init;
+    for (const std::string_view part : split(text, '|')) {
+        Result<Headed> head = parse_head(part);
+        if (!head) return head.error();
+        Alternative alternative;
+        alternative.guard = std::move(head->guard);
+        std::string_view body = head->body;
+        if (const std::size_t as = body.rfind(" as "); as != std::string_view::npos) {
+            alternative.table_name = std::string(trim(body.substr(as + 4)));
+            body = trim(body.substr(0, as));
+        }
+        const std::size_t open = body.find('(');
+        alternative.name = std::string(trim(body.substr(0, open)));
+        if (open != std::string_view::npos) {
+            if (body.back() != ')') return grammar_error(text, "an initialiser's arguments end with )");
+            const std::string_view arguments = body.substr(open + 1, body.size() - open - 2);
+            if (alternative.name == "same") {
+                alternative.same_as = std::string(trim(arguments));
+            } else {
+                for (const std::string_view argument : split(arguments, ',')) {
+                    // Expressions have no unary minus: a leading one is a difference from zero.
+                    Result<Expression> expression =
+                        Expression::parse(argument.starts_with("-") ? "0" + std::string(argument) : std::string(argument));
+                    if (!expression) return expression.error();
+                    alternative.arguments.push_back(std::move(*expression));
+                }
+            }
+        }
+        if (alternative.name.empty()) return grammar_error(text, "an initialiser has a name");
+        init.alternatives_.push_back(std::move(alternative));
+    }
+    return init;
+}
+
+Result<Initialiser> PortInit::choose(const PortScope& scope) const {
+    for (const Alternative& alternative : alternatives_) {
+        if (!alternative.guard.holds(scope)) continue;
+        Initialiser chosen{alternative.name, {}, alternative.same_as, alternative.table_name};
+        for (const Expression& argument : alternative.arguments) {
+            const std::optional<double> value = argument.evaluate(scope);
+            if (!value) return grammar_error(argument.text(), "has no value here");
+            chosen.arguments.push_back(*value);
+        }
+        return chosen;
+    }
+    return grammar_error("", "no initialiser applies");
+}
+
+}  // namespace attend

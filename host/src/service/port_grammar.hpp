@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// The small language of port tables (sdk/docs/plugin-abi.md, "Ports"): shapes of tensors in terms of sizes and options,
+// and initialisers of weights.
+//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "scalar" ) ;
+//   dims        = expr { "," expr } ;
+//   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
+//   guard       = term { "&" term } ;  term = name | "!" name | name ( "=" | "!=" ) value ;
+//   expr        = sums, products and quotients of integers, decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
+//                 symbols, or(a,b) (a if it has a value), sqrt(a), min(a,b), max(a,b) and parentheses.
+// The first alternative whose guard holds counts; if none does, the port does not exist in this mode.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "attend/config/options.hpp"
+#include "attend/error.hpp"
+
+namespace attend {
+
+// Sizes bound so far and the options of the call.
+struct PortScope {
+    std::map<std::string, double, std::less<>> symbols;
+    const std::vector<OptionSpec>* specs{};
+    const std::vector<OptionValue>* values{};
+
+    [[nodiscard]] const OptionValue* option(std::string_view name) const;
+    [[nodiscard]] const OptionSpec* spec(std::string_view name) const;
+    // A symbol, or an option that is a number or a boolean and has a value.
+    [[nodiscard]] std::optional<double> number(std::string_view name) const;
+};
+
+class Expression {
+public:
+    static Result<Expression> parse(std::string_view text);
+    [[nodiscard]] std::optional<double> evaluate(const PortScope& scope) const;
+    // The name, if the expression is a single symbol that is no option: it is bound by the tensor's extent.
+    [[nodiscard]] std::optional<std::string> bindable(const PortScope& scope) const;
+    [[nodiscard]] const std::string& text() const noexcept { return text_; }
+
+private:
+    struct Node;
+    std::string text_;
+    std::shared_ptr<const Node> root_;
+    friend class ExpressionParser;
+};
+
+struct Guard {
+    struct Term {
+        std::string name, value;
+        bool negated{false}, compares{false};
+    };
+    std::vector<Term> terms;
+    [[nodiscard]] bool holds(const PortScope& scope) const;
+    [[nodiscard]] bool mentions(std::string_view name, std::string_view value) const;
+};
+
+struct ShapeAlternative {
+    Guard guard;
+    std::string text;
+    std::vector<Expression> dims;
+    bool broadcast{false};
+};
+
+class PortShape {
+public:
+    static Result<PortShape> parse(std::string_view text);
+    [[nodiscard]] const ShapeAlternative* choose(const PortScope& scope) const;
+    [[nodiscard]] const std::vector<ShapeAlternative>& alternatives() const noexcept { return alternatives_; }
+
+private:
+    std::vector<ShapeAlternative> alternatives_;
+};
+
+struct Initialiser {
+    std::string name;         // "normal", "zeros", ...
+    std::vector<double> arguments;
+    std::string same_as;      // same(port): the tensor of another weight
+    std::string table_name;   // the spelling that seeds it, "Wq"; empty: the port's name
+};
+
+class PortInit {
+public:
+    static Result<PortInit> parse(std::string_view text);
+    [[nodiscard]] Result<Initialiser> choose(const PortScope& scope) const;
+
+private:
+    struct Alternative {
+        Guard guard;
+        std::string name, table_name, same_as;
+        std::vector<Expression> arguments;
+    };
+    std::vector<Alternative> alternatives_;
+};
+
+}  // namespace attend
