@@ -26,20 +26,20 @@ enum class OptionType { none, boolean, integer, real, text, enumeration, integer
 
 // One row of an option table.
 struct OptionSpec {
-    std::string name;  // canonical: snake_case
-    std::string help;  // one line
+    std::string name{};  // canonical: snake_case
+    std::string help{};  // one line
     OptionType type{OptionType::none};
-    std::optional<Json> default_value;  // nothing, or JSON null: no default
+    std::optional<Json> default_value{};  // nothing, or JSON null: no default
     // Bounds, both inclusive, of a number or of each element of a list. A minimum of the smallest positive double
     // means "above 0", a maximum of the largest double below 1 "below 1". An integer whose finite maximum is
     // 2^63 or more and whose minimum is not negative is an unsigned 64-bit number.
     double min{-std::numeric_limits<double>::infinity()};
     double max{std::numeric_limits<double>::infinity()};
     double step{0.0};  // a hint for tuning, not a check
-    std::vector<std::string> choices;
-    std::string unit;
-    std::string since;
-    std::string replaced_by;
+    std::vector<std::string> choices{};
+    std::string unit{};
+    std::string since{};
+    std::string replaced_by{};
     bool scalar_ok{false};  // a list that also takes one bare number, and tells that it was bare
     bool required{false};
     bool tunable{false};
