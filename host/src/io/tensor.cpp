@@ -13,6 +13,8 @@ namespace attend {
 namespace {
 
 constexpr std::size_t alignment = 64;
+// No process on a 64-bit machine has more; asking the allocator for it would only make it complain.
+constexpr std::size_t max_bytes = std::size_t{1} << 47;
 
 }  // namespace
 
@@ -61,7 +63,7 @@ Result<Tensor> Tensor::allocate(DType dtype, std::vector<std::int64_t> shape, Fi
                      {}};
     }
     const std::size_t size = std::max<std::size_t>(static_cast<std::size_t>(*bytes), 1);
-    void* memory = ::operator new(size, std::align_val_t{alignment}, std::nothrow);
+    void* memory = size > max_bytes ? nullptr : ::operator new(size, std::align_val_t{alignment}, std::nothrow);
     if (memory == nullptr) {
         return Error{ErrorCode::memory,
                      "tensor: " + std::to_string(*bytes) + " bytes for shape " + shape_text(shape) + " of " +
