@@ -266,7 +266,7 @@ Result<PortShape> PortShape::parse(std::string_view text) {
     for (const std::string_view part : split(text, '|')) {
         Result<Headed> head = parse_head(part);
         if (!head) return head.error();
-        ShapeAlternative alternative{std::move(head->guard), std::string(head->body), {}, false};
+        ShapeAlternative alternative{std::move(head->guard), std::string(head->body), {}, false, false};
         std::string_view body = head->body;
         if (body != "scalar") {
             if (body.starts_with("broadcast(") && body.ends_with(")")) {
@@ -274,7 +274,11 @@ Result<PortShape> PortShape::parse(std::string_view text) {
                 body = body.substr(10, body.size() - 11);
                 alternative.text = std::string(body);
             }
-            for (const std::string_view dim : split(body, ',')) {
+            for (std::string_view dim : split(body, ',')) {
+                if (alternative.dims.empty() && dim.starts_with("upto(") && dim.ends_with(")")) {
+                    alternative.dynamic_rows = true;
+                    dim = dim.substr(5, dim.size() - 6);
+                }
                 Result<Expression> expression = Expression::parse(dim);
                 if (!expression) return expression.error();
                 alternative.dims.push_back(std::move(*expression));

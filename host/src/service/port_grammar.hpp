@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The small language of port tables (sdk/docs/plugin-abi.md, "Ports"): shapes of tensors in terms of sizes and options,
 // and initialisers of weights.
-//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "scalar" ) ;
+//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "upto(" expr ")," dims | "scalar" ) ;
 //   dims        = expr { "," expr } ;
 //   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
 //   guard       = term { "&" term } ;  term = name | "!" name | name ( "=" | "!=" ) value ;
@@ -66,6 +66,7 @@ struct ShapeAlternative {
     std::string text;
     std::vector<Expression> dims;
     bool broadcast{false};
+    bool dynamic_rows{false};  // upto(rows),...: the first extent is a bound, the data decides
 };
 
 class PortShape {

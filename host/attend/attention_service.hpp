@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// AttentionService: one call from tensors to tensors, by a mechanism that the caller names or that the rules of the
+// configuration choose. A mechanism named by the caller is never replaced by another.
+//
+//   auto service = attend::AttentionService::open({});
+//   attend::ForwardInputs inputs{.query = q, .key = k, .value = v};
+//   auto result = (*service)->forward(inputs, {.mechanism = "flash-attention-v2", .options = {{"causal", true}}});
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "attend/config/config.hpp"
+#include "attend/config/rules.hpp"
+#include "attend/error.hpp"
+#include "attend/tensor.hpp"
+
+namespace attend {
+
+class CallPlan;
+class RegistrySnapshot;
+struct PluginReport;
+struct SearchedDir;
+struct CpuFacts;
+
+struct ServiceSettings {
+    Config config;                                       // load_config, or the built-in default
+    std::vector<std::filesystem::path> plugin_files;     // searched first
+    std::vector<std::filesystem::path> plugin_dirs;
+    std::string plugin_path;                             // further folders, colon-separated
+    std::filesystem::path user_plugin_dir;               // empty: none
+    std::optional<std::filesystem::path> built_in_dir;   // default: found from the program's own location
+    bool probe{true};                                    // try foreign plugins in a child process first
+};
+
+// Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value likewise.
+// An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or F64.
+struct ForwardInputs {
+    Tensor query;
+    std::optional<Tensor> key, value;
+    std::optional<Tensor> mask;                          // BOOL or U8, broadcastable to [B,H,Nq,Nk]; true = may attend
+    std::optional<Tensor> bias;                          // float, likewise
+    std::optional<Tensor> query_lengths, key_lengths;    // I32 or I64, [B]
+    std::vector<std::pair<std::string, Tensor>> extra;   // other inputs that a mechanism declares, by name
+    std::vector<std::pair<std::string, Tensor>> weights; // by name
+};
+
+struct ForwardOptions {
+    std::string mechanism{"auto"};  // a name, or "auto": rules, then thresholds
+    NamedValues options;            // checked against the mechanism's table; either spelling
+    std::int64_t heads{0}, kv_heads{0};  // of packed tensors; 0 = not given
+    bool lse{false}, scores{false};
+    std::string precision;          // empty: the service's
+    RequestFacts facts;             // further variables for rules (hierarchical, maxError, taskType, ...)
+};
+
+struct ForwardResult {
+    Tensor output;
+    std::optional<Tensor> lse, scores;
+    std::vector<std::pair<std::string, Tensor>> extra;  // routing reports and the like
+    std::string mechanism, plugin, plugin_version, backend, precision;
+    std::string exactness;  // exact, approximate, different-function
+    std::string reason;     // why this mechanism, default weights, ...
+    std::vector<std::string> warnings;
+    bool cached{false};     // the output came from the result cache
+    bool plan_reused{false};
+    double time_ms{0};
+    double flops{0};        // by the mechanism's own formula; 0 = it gives none
+    std::uint64_t workspace_bytes{0};
+    std::shared_ptr<const CallPlan> plan;
+
+    [[nodiscard]] Json options() const;  // in force, by name
+};
+
+struct Candidate {
+    std::string mechanism;
+    NamedValues options;
+    std::string rule;       // "0", "1", ... the rule's index; "threshold", "default" or "candidate"
+    std::string rule_text;
+    std::string exactness;
+    std::optional<double> error_bound;  // absent: unbounded
+    std::optional<double> est_flops, est_bytes, est_time_ms;
+    bool supported{false};
+    std::vector<std::string> reasons;
+    std::string check;      // of a rejected one: the check that failed
+};
+
+struct TraceStep {
+    std::size_t index{};
+    std::string text;
+    std::optional<bool> value;
+    std::string error, skipped_because;
+};
+
+struct Recommendation {
+    std::optional<std::string> selected;
+    std::vector<Candidate> recommendations, rejected;
+    std::vector<TraceStep> trace;
+};
+
+class AttentionService {
+public:
+    static Result<std::unique_ptr<AttentionService>> open(ServiceSettings settings);
+    ~AttentionService();
+    AttentionService(const AttentionService&) = delete;
+    AttentionService& operator=(const AttentionService&) = delete;
+
+    // May be called from several threads at a time. Inputs are not modified; outputs are new memory.
+    Result<ForwardResult> forward(const ForwardInputs& inputs, const ForwardOptions& options);
+
+    // What forward would choose for a request described by rule variables, with every check. Pure function of its
+    // arguments and the configuration.
+    Result<Recommendation> recommend(const RequestFacts& facts);
+
+    [[nodiscard]] std::shared_ptr<const RegistrySnapshot> registry() const;
+    [[nodiscard]] const std::vector<PluginReport>& plugin_reports() const;
+    [[nodiscard]] const std::vector<SearchedDir>& searched_dirs() const;
+    [[nodiscard]] const CpuFacts& cpu() const;
+    [[nodiscard]] std::uint64_t isa() const;  // levels permitted
+    [[nodiscard]] std::uint32_t threads() const;
+    [[nodiscard]] const Config& config() const;
+    struct PlanCacheFacts {
+        std::uint64_t entries, hits, misses;
+    };
+    [[nodiscard]] PlanCacheFacts plan_cache() const;
+
+private:
+    struct State;
+    explicit AttentionService(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace attend

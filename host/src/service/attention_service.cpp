@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "attend/attention_service.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <list>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+
+#include "attend/config/names.hpp"
+#include "loading/plugin_loader.hpp"
+#include "service/call_plan.hpp"
+#include "service/selector.hpp"
+
+namespace attend {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t most_plans = 256;
+
+// A byte string that tells requests apart: everything a plan depends on, and nothing that may change under it.
+class KeyWriter {
+public:
+    void number(std::int64_t value) { key_.append(reinterpret_cast<const char*>(&value), sizeof value); }
+    void text(std::string_view value) {
+        number(static_cast<std::int64_t>(value.size()));
+        key_.append(value);
+    }
+    void tensor(const Tensor& tensor) {
+        number(static_cast<std::int64_t>(tensor.dtype));
+        number(tensor.rank());
+        for (const std::int64_t extent : tensor.shape) number(extent);
+        for (const std::int64_t stride : tensor.strides) number(stride);
+    }
+    void tensor(const std::optional<Tensor>& value) {
+        number(value ? 1 : 0);
+        if (value) tensor(*value);
+    }
+    void json(const Json& value) {
+        if (value.is_bool()) number(value.as_bool() ? 2 : 1);
+        else if (value.is_int64()) number(3), number(value.as_int64());
+        else if (value.is_string()) number(4), text(value.as_string());
+        else number(5), text(write_json(value));
+    }
+    std::string take() { return std::move(key_); }
+
+private:
+    std::string key_;
+};
+
+// Least recently used plans go first. A plan's weights are the initialiser's, never the caller's memory.
+class PlanCache {
+public:
+    std::shared_ptr<const CallPlan> find(const std::string& key) {
+        const std::scoped_lock lock(mutex_);
+        const auto at = index_.find(key);
+        if (at == index_.end()) {
+            ++misses_;
+            return nullptr;
+        }
+        ++hits_;
+        order_.splice(order_.begin(), order_, at->second);
+        return at->second->second;
+    }
+    void add(std::string key, std::shared_ptr<const CallPlan> plan) {
+        const std::scoped_lock lock(mutex_);
+        if (index_.count(key) != 0) return;
+        order_.emplace_front(key, std::move(plan));
+        index_.emplace(std::move(key), order_.begin());
+        if (order_.size() > most_plans) {
+            index_.erase(order_.back().first);
+            order_.pop_back();
+        }
+    }
+    AttentionService::PlanCacheFacts facts() const {
+        const std::scoped_lock lock(mutex_);
+        return {order_.size(), hits_, misses_};
+    }
+
+private:
+    using Entry = std::pair<std::string, std::shared_ptr<const CallPlan>>;
+    mutable std::mutex mutex_;
+    std::list<Entry> order_;
+    std::unordered_map<std::string, std::list<Entry>::iterator> index_;
+    std::uint64_t hits_{0}, misses_{0};
+};
+
+// The folder of the program or library that this code is part of.
+fs::path own_folder() {
+    Dl_info info{};
+    static const int anchor = 0;
+    if (dladdr(&anchor, &info) == 0 || info.dli_fname == nullptr) return {};
+    std::error_code status;
+    fs::path self = fs::canonical(info.dli_fname, status);
+    if (status || info.dli_fname[0] != '/') self = fs::read_symlink("/proc/self/exe", status);
+    return self.parent_path();
+}
+
+fs::path first_existing(std::initializer_list<fs::path> candidates) {
+    std::error_code status;
+    for (const fs::path& candidate : candidates)
+        if (fs::exists(candidate, status)) return fs::weakly_canonical(candidate, status);
+    return {};
+}
+
+std::map<std::string, std::map<std::string, std::string>> plugin_settings(const PluginsConfig& plugins) {
+    std::map<std::string, std::map<std::string, std::string>> settings;
+    for (const auto& [id, value] : plugins.settings)
+        if (value.is_object())
+            for (const auto& [key, entry] : value.as_object()) settings[id][key] = entry.is_string() ? entry.as_string() : write_json(entry);
+    return settings;
+}
+
+// A tensor's extents as B, H, N, D for the rules, whatever its rank; the mechanism's own layout comes later.
+struct Extents {
+    std::int64_t batch{1}, heads{1}, length{1}, width{1};
+};
+Extents extents_of(const Tensor& tensor, std::int64_t heads) {
+    const auto& shape = tensor.shape;
+    switch (shape.size()) {
+        case 1: return {1, 1, 1, shape[0]};
+        case 2: return {1, 1, shape[0], shape[1]};
+        case 3: return {shape[0], std::max<std::int64_t>(heads, 1), shape[1], shape[2] / std::max<std::int64_t>(heads, 1)};
+        case 4: return {shape[0], shape[1], shape[2], shape[3]};
+        default: return {};
+    }
+}
+
+const Json* find_option(const NamedValues& options, const char* name) {
+    const auto at = std::find_if(options.begin(), options.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
+    return at == options.end() ? nullptr : &at->second;
+}
+
+}  // namespace
+
+struct AttentionService::State {
+    ServiceSettings settings;
+    std::shared_ptr<Machine> machine;
+    std::unique_ptr<PluginLoader> loader;
+    MechanismRegistry registry;
+    PlanCache plans;
+
+    Result<RuleVariables> variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
+    Result<Selection> choose(const ForwardInputs& inputs, const ForwardOptions& options) const;
+    [[nodiscard]] RuleDefaults defaults() const {
+        RuleDefaults defaults;
+        defaults.threads = machine->pool->workers();
+        defaults.precision = settings.config.service.precision;
+        defaults.backend = settings.config.service.backend;
+        return defaults;
+    }
+    static std::string key_of(const ForwardInputs& inputs, const ForwardOptions& options);
+};
+
+AttentionService::AttentionService(std::unique_ptr<State> state) : state_(std::move(state)) {}
+AttentionService::~AttentionService() = default;
+
+Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings settings) {
+    auto state = std::make_unique<State>();
+    state->machine = std::make_shared<Machine>();
+    state->machine->facts = detect_cpu();
+    const Result<std::uint64_t> isa = limit_isa(state->machine->facts, settings.config.service.backend);
+    if (!isa) return isa.error();
+    state->machine->isa = *isa;
+    const std::int64_t threads = settings.config.service.threads;
+    state->machine->pool = std::make_shared<WorkerPool>(threads > 0 ? static_cast<std::uint32_t>(std::min<std::int64_t>(threads, 1024)) : state->machine->facts.threads);
+
+    const fs::path here = own_folder();
+    PluginSearch search;
+    search.files = settings.plugin_files;
+    search.dirs = settings.plugin_dirs;
+    for (const std::string& dir : settings.config.plugins.dirs) search.config_dirs.emplace_back(dir);
+    search.environment_path = settings.plugin_path;
+    search.user_dir = settings.user_plugin_dir;
+    search.built_in_dir = settings.built_in_dir.value_or(first_existing({here / ATTEND_RELATIVE_PLUGIN_DIR, here.parent_path() / "plugins"}));
+    if (settings.probe) search.probe_program = first_existing({here / ATTEND_RELATIVE_PROBE, here.parent_path() / "libexec/attend/attend-probe"});
+    search.system_dir = ATTEND_SYSTEM_PLUGIN_DIR;
+    state->loader = std::make_unique<PluginLoader>(state->machine, plugin_settings(settings.config.plugins));
+    std::vector<std::pair<std::string, std::string>> providers;
+    for (const MechanismConfig& entry : settings.config.mechanisms) providers.emplace_back(entry.name, entry.provider);
+    // Built-in names are reserved: they are registered first, whatever the search order.
+    auto loaded = state->loader->load(search);
+    std::stable_partition(loaded.begin(), loaded.end(), [](const auto& records) { return records.front().built_in; });
+    for (auto& records : loaded)
+        if (auto done = state->registry.add(std::move(records), providers); !done) return done.error();
+    state->settings = std::move(settings);
+
+    const auto snapshot = state->registry.snapshot();
+    const auto problems = check_rules(state->settings.config, [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
+        return check_rule(*snapshot, mechanism, options, place);
+    });
+    if (!problems.empty()) return problems.front();
+    return std::unique_ptr<AttentionService>(new AttentionService(std::move(state)));
+}
+
+std::string AttentionService::State::key_of(const ForwardInputs& inputs, const ForwardOptions& options) {
+    KeyWriter key;
+    key.text(options.mechanism);
+    key.number(options.heads);
+    key.number(options.kv_heads);
+    key.number((options.lse ? 1 : 0) + (options.scores ? 2 : 0));
+    key.text(options.precision);
+    key.number(static_cast<std::int64_t>(options.options.size()));
+    for (const auto& [name, value] : options.options) {
+        key.text(name);
+        key.json(value);
+    }
+    for (const auto& [name, value] : options.facts) {
+        key.text(name);
+        if (const double* number = std::get_if<double>(&value)) key.text(std::string_view(reinterpret_cast<const char*>(number), sizeof *number));
+        else if (const bool* flag = std::get_if<bool>(&value)) key.number(*flag ? 1 : 0);
+        else key.text(std::get<std::string>(value));
+    }
+    key.tensor(inputs.query);
+    for (const auto* tensor : {&inputs.key, &inputs.value, &inputs.mask, &inputs.bias, &inputs.query_lengths, &inputs.key_lengths}) key.tensor(*tensor);
+    for (const auto& [name, tensor] : inputs.extra) {
+        key.text(name);
+        key.tensor(tensor);
+    }
+    return key.take();
+}
+
+Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const {
+    RequestFacts facts = options.facts;
+    const auto supply = [&](const char* name, RuleValue value) {
+        const RuleVariableInfo* info = find_rule_variable(name);
+        const bool given = std::any_of(facts.begin(), facts.end(), [&](const auto& fact) { const auto* other = find_rule_variable(fact.first); return other != nullptr && other->id == info->id; });
+        if (!given) facts.emplace(name, std::move(value));
+    };
+    const Extents query = extents_of(inputs.query, options.heads);
+    const Tensor& key_tensor = inputs.key ? *inputs.key : inputs.query;
+    const Extents key = extents_of(key_tensor, inputs.key && options.kv_heads > 0 ? options.kv_heads : options.heads);
+    const Extents value = inputs.value ? extents_of(*inputs.value, options.kv_heads > 0 ? options.kv_heads : options.heads) : key;
+    supply("seqLen", static_cast<double>(query.length));
+    supply("seqLenK", static_cast<double>(key.length));
+    supply("batchSize", static_cast<double>(query.batch));
+    supply("heads", static_cast<double>(query.heads));
+    supply("kvHeads", static_cast<double>(key.heads));
+    supply("headDim", static_cast<double>(query.width));
+    supply("valueDim", static_cast<double>(value.width));
+    const Json* causal = find_option(options.options, "causal");
+    supply("causal", causal != nullptr && causal->is_bool() && causal->as_bool());
+    supply("hasMask", inputs.mask.has_value());
+    supply("hasBias", inputs.bias.has_value());
+    const Json* dropout = find_option(options.options, "dropout");
+    supply("hasDropout", dropout != nullptr && dropout->is_number() && dropout->as_double() > 0);
+    supply("needLse", options.lse);
+    supply("needScores", options.scores);
+    const Json* window = find_option(options.options, "window_size");
+    supply("windowSize", window != nullptr && window->is_number() ? std::max(0.0, window->as_double()) : 0.0);
+    supply("graph", std::any_of(inputs.extra.begin(), inputs.extra.end(), [](const auto& extra) { return fold_name(extra.first) == "edges"; }));
+    if (!options.precision.empty()) supply("precision", options.precision);
+    if (settings.config.service.memory_budget) supply("memoryBudget", static_cast<double>(*settings.config.service.memory_budget));
+    RuleDefaults rule_defaults = defaults();
+    rule_defaults.key_is_query = !inputs.key.has_value() || inputs.key->data == inputs.query.data;
+    return RuleVariables::make(facts, rule_defaults);
+}
+
+Result<Selection> AttentionService::State::choose(const ForwardInputs& inputs, const ForwardOptions& options) const {
+    const auto snapshot = registry.snapshot();
+    if (options.mechanism != "auto") {
+        Result<MechanismPtr> found = snapshot->get(options.mechanism, "");
+        if (!found) return found.error();
+        Selection selection;
+        selection.mechanism = std::move(*found);
+        selection.options = options.options;
+        selection.reason = "named by the caller";
+        return selection;
+    }
+    Result<RuleVariables> variables = variables_of(inputs, options);
+    if (!variables) return variables.error();
+    const MechanismSelector selector(snapshot, settings.config, machine->pool->workers());
+    Result<Selection> selection = selector.select(*variables, options.options);
+    if (!selection) return selection.error();
+    if (!selection->mechanism) {
+        std::string reasons;
+        for (const std::string& refusal : selection->refusals) reasons += (reasons.empty() ? "" : "; ") + refusal;
+        return Error{ErrorCode::unsupported, "auto: no mechanism serves this request: " + reasons, ""};
+    }
+    for (const std::string& refusal : selection->refusals) selection->reason += "; skipped " + refusal;
+    return selection;
+}
+
+Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, const ForwardOptions& options) {
+    // Plans bound to the caller's weights are not kept: their memory may change under a plan that repacked it.
+    const bool cacheable = inputs.weights.empty();
+    std::string key = cacheable ? State::key_of(inputs, options) : std::string();
+    std::shared_ptr<const CallPlan> plan = cacheable ? state_->plans.find(key) : nullptr;
+    const std::uint32_t workers = state_->machine->pool->workers();
+    const bool convert_needed = inputs.query.dtype != DType::f32 || (inputs.key && inputs.key->dtype != DType::f32) ||
+                                (inputs.value && inputs.value->dtype != DType::f32) || (inputs.bias && inputs.bias->dtype != DType::f32) ||
+                                !inputs.extra.empty() || !inputs.weights.empty();
+    std::optional<ForwardInputs> converted;
+    const bool known = plan != nullptr;
+    if (!plan) {
+        Result<Selection> selection = state_->choose(inputs, options);
+        if (!selection) return selection.error();
+        if (convert_needed) {
+            Result<ForwardInputs> done = convert_inputs(*selection->mechanism, inputs);
+            if (!done) return done.error();
+            converted = std::move(*done);
+        }
+        CallRequest request{selection->options, options.heads, options.kv_heads, options.lse, options.scores,
+                            options.precision.empty() ? state_->settings.config.service.precision : options.precision};
+        Result<std::shared_ptr<CallPlan>> built = build_call(selection->mechanism, converted ? *converted : inputs, request, workers);
+        if (!built) return built.error();
+        (*built)->reason = selection->reason + ((*built)->default_weights ? "; default weights" : "");
+        plan = std::move(*built);
+        if (cacheable) state_->plans.add(std::move(key), plan);
+    } else if (convert_needed) {
+        Result<ForwardInputs> done = convert_inputs(*plan->mechanism, inputs);
+        if (!done) return done.error();
+        converted = std::move(*done);
+    }
+    Result<ForwardResult> result = run_call(*plan, converted ? *converted : inputs, workers);
+    if (!result) return result;
+    const MechanismRecord& mechanism = *plan->mechanism;
+    result->mechanism = mechanism.name;
+    result->plugin = mechanism.plugin_id;
+    result->plugin_version = mechanism.plugin_version;
+    result->backend = plan->variant;
+    result->precision = options.precision.empty() ? state_->settings.config.service.precision : options.precision;
+    result->exactness = exactness_name(mechanism.numerics);
+    result->reason = plan->reason;
+    result->warnings = plan->warnings;
+    result->plan = plan;
+    result->plan_reused = known;
+    result->flops = plan->flops;
+    result->workspace_bytes = plan->workspace_bytes;
+    // One rounding at the end: the output has the query's data type.
+    if (inputs.query.dtype != DType::f32) {
+        Result<Tensor> rounded = convert(result->output, inputs.query.dtype);
+        if (!rounded) return rounded.error();
+        result->output = std::move(*rounded);
+    }
+    return result;
+}
+
+Json ForwardResult::options() const { return plan ? options_in_force(*plan->mechanism, plan->values) : Json::object(); }
+
+Result<Recommendation> AttentionService::recommend(const RequestFacts& facts) {
+    RequestFacts all = facts;
+    const bool has_budget = std::any_of(all.begin(), all.end(), [](const auto& fact) { const auto* info = find_rule_variable(fact.first); return info != nullptr && info->id == RuleVariable::memory_budget; });
+    if (!has_budget && state_->settings.config.service.memory_budget) all.emplace("memoryBudget", static_cast<double>(*state_->settings.config.service.memory_budget));
+    Result<RuleVariables> variables = RuleVariables::make(all, state_->defaults());
+    if (!variables) return variables.error();
+    return MechanismSelector(state_->registry.snapshot(), state_->settings.config, state_->machine->pool->workers()).recommend(*variables);
+}
+
+std::shared_ptr<const RegistrySnapshot> AttentionService::registry() const { return state_->registry.snapshot(); }
+const std::vector<PluginReport>& AttentionService::plugin_reports() const { return state_->loader->reports(); }
+const std::vector<SearchedDir>& AttentionService::searched_dirs() const { return state_->loader->searched(); }
+const CpuFacts& AttentionService::cpu() const { return state_->machine->facts; }
+std::uint64_t AttentionService::isa() const { return state_->machine->isa; }
+std::uint32_t AttentionService::threads() const { return state_->machine->pool->workers(); }
+const Config& AttentionService::config() const { return state_->settings.config; }
+AttentionService::PlanCacheFacts AttentionService::plan_cache() const { return state_->plans.facts(); }
+
+}  // namespace attend

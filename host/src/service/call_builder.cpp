@@ -1,0 +1,680 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "attend/config/names.hpp"
+#include "service/call_plan.hpp"
+#include "service/status.hpp"
+#include "service/weights.hpp"
+
+namespace attend {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+struct DTypeBit {
+    DType dtype;
+    std::uint64_t bit;
+    std::uint8_t code, bits;
+};
+constexpr DTypeBit dtype_bits[] = {{DType::f32, ATTEND_F32, ATTEND_CODE_FLOAT, 32},  {DType::f64, ATTEND_F64, ATTEND_CODE_FLOAT, 64},
+                                   {DType::f16, ATTEND_F16, ATTEND_CODE_FLOAT, 16},  {DType::bf16, ATTEND_BF16, ATTEND_CODE_BFLOAT, 16},
+                                   {DType::i8, ATTEND_I8, ATTEND_CODE_INT, 8},       {DType::u8, ATTEND_U8, ATTEND_CODE_UINT, 8},
+                                   {DType::boolean, ATTEND_U8, ATTEND_CODE_UINT, 8}, {DType::i32, ATTEND_I32, ATTEND_CODE_INT, 32},
+                                   {DType::i64, ATTEND_I64, ATTEND_CODE_INT, 64}};
+
+const DTypeBit* find_dtype(DType dtype) {
+    const auto* found = std::find_if(std::begin(dtype_bits), std::end(dtype_bits), [dtype](const DTypeBit& row) { return row.dtype == dtype; });
+    return found == std::end(dtype_bits) ? nullptr : found;
+}
+
+std::string port_dtypes(std::uint64_t mask) {
+    std::string names;
+    for (const DTypeBit& row : dtype_bits)
+        if (mask & row.bit) names += (names.empty() ? "" : ", ") + std::string(dtype_name(row.dtype));
+    return names;
+}
+
+bool is_model_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16; }
+
+}  // namespace
+
+void CallTensor::describe(const Shape& shape, const Shape& strides, DType dtype, void* data) {
+    const DTypeBit* row = find_dtype(dtype);
+    tensor.struct_size = sizeof tensor;
+    tensor.flags = ATTEND_TENSOR_ZERO_STRIDE_OK;
+    tensor.data = data;
+    tensor.device_type = ATTEND_DEVICE_CPU;
+    tensor.ndim = static_cast<std::int32_t>(shape.size());
+    tensor.dtype_code = row->code;
+    tensor.dtype_bits = row->bits;
+    tensor.dtype_lanes = 1;
+    tensor.shape = shape.data();
+    tensor.strides = strides.data();
+    tensor.align = static_cast<std::uint32_t>(dtype_size(dtype));
+    std::int64_t elements = 1;
+    for (std::size_t axis = 0; axis < shape.size(); ++axis)
+        elements += (std::max<std::int64_t>(shape[axis], 1) - 1) * std::abs(strides[axis]);
+    tensor.extent_bytes = static_cast<std::uint64_t>(elements) * dtype_size(dtype);
+}
+
+// Builds one CallPlan; lives for one build_call.
+class CallBuilder {
+public:
+    CallBuilder(const MechanismPtr& mechanism, const CallRequest& request) : mechanism_(mechanism), request_(request), plan_(new CallPlan()) {
+        plan_->mechanism = mechanism;
+        scope_.specs = &mechanism->options;
+    }
+
+    Result<std::shared_ptr<CallPlan>> build(const ForwardInputs& inputs, std::uint32_t max_workers) {
+        if (auto done = complete(&inputs); !done) return done.error();
+        if (auto done = lay_out(inputs); !done) return done.error();
+        if (auto done = solve_inputs(inputs); !done) return done.error();
+        if (auto done = describe(max_workers); !done) return done.error();
+        if (auto done = bind_weights(inputs); !done) return done.error();
+        if (auto done = describe_outputs(inputs); !done) return done.error();
+        if (auto done = make_plan(); !done) return done.error();
+        return plan_;
+    }
+
+    Result<Estimate> estimate(const SizeRequest& sizes, std::uint32_t max_workers) {
+        if (auto done = complete(nullptr); !done) return done.error();
+        for (const auto& [name, value] : std::initializer_list<std::pair<const char*, std::int64_t>>{
+                 {"B", sizes.batch}, {"Hq", sizes.heads}, {"Hkv", sizes.kv_heads}, {"Nq", sizes.q_len}, {"Nk", sizes.kv_len},
+                 {"D", sizes.head_dim}, {"Dv", sizes.value_dim}})
+            scope_.symbols[name] = static_cast<double>(value);
+        if (auto done = describe(max_workers); !done) return done.error();
+        Estimate result;
+        const attend_mechanism& functions = *mechanism_->functions;
+        std::array<char, 512> text{};
+        attend_error error{sizeof error, text.size(), ATTEND_OK, 0, text.data(), nullptr};
+        std::vector<attend_value> values = abi_values();
+        plan_->desc.options = {values.data(), static_cast<std::uint32_t>(values.size()), sizeof(attend_value)};
+        if (functions.check != nullptr)
+            if (const attend_status status = functions.check(mechanism_->lib, &plan_->desc, &error); status != ATTEND_OK)
+                return plugin_error(*mechanism_, status, text.data());
+        if (functions.get_extension != nullptr) {
+            if (const auto* cost = static_cast<const attend_cost_extension*>(functions.get_extension(mechanism_->lib, ATTEND_EXT_COST))) {
+                attend_cost predicted{};
+                predicted.struct_size = sizeof predicted;
+                if (cost->predict(mechanism_->lib, &plan_->desc, &predicted) == ATTEND_OK) {
+                    result.flops = predicted.flops;
+                    result.bytes = predicted.bytes;
+                    result.workspace = predicted.workspace_bytes;
+                }
+            }
+        }
+        result.error_bound = mechanism_->numerics == ATTEND_EXACT ? 0.0 : std::numeric_limits<double>::infinity();
+        if (functions.get_extension != nullptr)
+            if (const auto* tolerance = static_cast<const attend_tolerance_extension*>(functions.get_extension(mechanism_->lib, ATTEND_EXT_TOLERANCE)))
+                result.error_bound = tolerance->error_bound(mechanism_->lib, &plan_->desc);
+        return result;
+    }
+
+private:
+    Error fail(ErrorCode code, const std::string& what) const { return {code, mechanism_->name + ": " + what, ""}; }
+
+    std::optional<double> option_number(std::string_view name) const {
+        const OptionValue* value = scope_.option(name);
+        if (value == nullptr) return std::nullopt;
+        PortScope only;
+        only.values = scope_.values;
+        return only.number(name);
+    }
+    bool option_true(std::string_view name) const { return option_number(name).value_or(0.0) != 0.0; }
+    bool option_given(std::string_view name) const {
+        const OptionValue* value = scope_.option(name);
+        return value != nullptr && value->given;
+    }
+
+    // Options with their defaults, the form, and what belongs to the whole call.
+    Result<void> complete(const ForwardInputs* inputs) {
+        NamedValues given = request_.options;
+        const auto add_flag = [&](const char* name, std::int64_t value) {
+            const bool present = std::any_of(given.begin(), given.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
+            if (value > 0 && !present && mechanism_->find_option(name) != nullptr) given.emplace_back(name, Json(value));
+        };
+        add_flag("heads", request_.heads);
+        add_flag("kv_heads", request_.kv_heads);
+        Result<std::vector<OptionValue>> values = complete_options(mechanism_->name, mechanism_->options, given);
+        if (!values) return values.error();
+        plan_->values = std::move(*values);
+        scope_.values = &plan_->values;
+        if (request_.precision != "fp32") {
+            const std::uint64_t wanted = request_.precision == "bf16" ? ATTEND_BF16 : request_.precision == "fp16" ? ATTEND_F16 : request_.precision == "int8" ? ATTEND_I8 : ATTEND_F8_E4M3;
+            if ((mechanism_->dtypes & wanted) == 0)
+                return fail(ErrorCode::unsupported, "precision " + request_.precision + " is not offered; accepted: fp32");
+        }
+        return choose_form(inputs);
+    }
+
+    Result<void> choose_form(const ForwardInputs* inputs) {
+        const OptionSpec* spec = mechanism_->find_option("form");
+        if (spec == nullptr || spec->type != OptionType::enumeration) return {};
+        auto found = std::find_if(plan_->values.begin(), plan_->values.end(), [](const OptionValue& value) { return value.name == "form"; });
+        const auto index_of = [&](const char* choice) {
+            return static_cast<std::int64_t>(std::find(spec->choices.begin(), spec->choices.end(), choice) - spec->choices.begin());
+        };
+        if (std::get<std::int64_t>(found->value) != index_of("auto")) return {};
+        // Projected if a weight is given that only that form has.
+        bool projected = false;
+        if (inputs != nullptr)
+            for (const auto& [name, tensor] : inputs->weights) {
+                const PortRecord* port = mechanism_->find_port(fold_name(name));
+                if (port == nullptr || (port->flags & ATTEND_WEIGHT) == 0) continue;
+                const Result<PortShape> shape = PortShape::parse(port->shape);
+                projected = projected || (shape && std::all_of(shape->alternatives().begin(), shape->alternatives().end(), [](const ShapeAlternative& alternative) {
+                                              return alternative.guard.mentions("form", "projected");
+                                          }));
+            }
+        found->value = index_of(projected ? "projected" : "core");
+        return {};
+    }
+
+    bool projected() const {
+        const OptionSpec* spec = mechanism_->find_option("form");
+        const OptionValue* value = scope_.option("form");
+        return spec != nullptr && value != nullptr && spec->choices[static_cast<std::size_t>(std::get<std::int64_t>(value->value))] == "projected";
+    }
+
+    // One tensor of the request and the port that takes it.
+    Result<void> add_input(const PortRecord& port, Source source, std::size_t index, const Tensor& tensor) {
+        BoundInput bound{&port, source, index, tensor.dtype, tensor.shape, tensor.strides};
+        const DTypeBit* row = find_dtype(tensor.dtype);
+        if (row == nullptr || (port.dtypes & row->bit) == 0)
+            return fail(ErrorCode::dtype, port.name + " has data type " + dtype_name(tensor.dtype) + "; accepted: " + port_dtypes(port.dtypes));
+        plan_->inputs.push_back(std::move(bound));
+        return {};
+    }
+
+    const PortRecord* port_of_role(std::uint32_t role) const {
+        const auto found = std::find_if(mechanism_->ports.begin(), mechanism_->ports.end(), [role](const PortRecord& port) { return port.role == role; });
+        return found == mechanism_->ports.end() ? nullptr : &*found;
+    }
+
+    Result<void> lay_out(const ForwardInputs& inputs) {
+        struct Given {
+            std::uint32_t role;
+            const char* name;
+            Source source;
+            const Tensor* tensor;
+        };
+        const auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; };
+        const Given given[] = {{ATTEND_Q, "query", Source::query, &inputs.query},
+                               {ATTEND_K, "key", Source::key, pointer(inputs.key)},
+                               {ATTEND_V, "value", Source::value, pointer(inputs.value)},
+                               {ATTEND_MASK, "mask", Source::mask, pointer(inputs.mask)},
+                               {ATTEND_BIAS, "bias", Source::bias, pointer(inputs.bias)},
+                               {ATTEND_Q_LENGTHS, "query_lengths", Source::query_lengths, pointer(inputs.query_lengths)},
+                               {ATTEND_K_LENGTHS, "key_lengths", Source::key_lengths, pointer(inputs.key_lengths)}};
+        for (const Given& entry : given) {
+            const PortRecord* port = port_of_role(entry.role);
+            const ShapeAlternative* shape = port == nullptr ? nullptr : chosen(*port);
+            if (shape == nullptr) {
+                if (entry.tensor == nullptr || entry.source == Source::query) continue;
+                return fail(ErrorCode::unsupported, std::string(entry.name) + " is not taken" + (port == nullptr ? "" : " in this form or mode"));
+            }
+            const Tensor* tensor = entry.tensor;
+            Source source = entry.source;
+            if (tensor == nullptr && port->init == "query") tensor = &inputs.query, source = Source::query;
+            if (tensor == nullptr && port->init == "key") tensor = inputs.key ? &*inputs.key : &inputs.query, source = inputs.key ? Source::key : Source::query;
+            if (tensor == nullptr) {
+                if (port->flags & ATTEND_OPTIONAL) continue;
+                return fail(ErrorCode::shape, std::string(entry.name) + " is missing; accepted: a tensor [" + shape->text + "]");
+            }
+            if (auto done = add_input(*port, source, 0, *tensor); !done) return done;
+            if (shape->broadcast) {
+                if (auto done = align_broadcast(plan_->inputs.back()); !done) return done;
+            } else if (entry.role <= ATTEND_V) {
+                if (auto done = align_rank(plan_->inputs.back(), shape->dims.size(), entry.role == ATTEND_Q); !done) return done;
+            }
+        }
+        for (std::size_t index = 0; index < inputs.extra.size(); ++index) {
+            const std::string name = fold_name(inputs.extra[index].first);
+            const PortRecord* port = mechanism_->find_port(name);
+            if (port == nullptr || (port->flags & ATTEND_INPUT) == 0 || port->role != 0) {
+                std::vector<std::string> known;
+                for (const PortRecord& record : mechanism_->ports)
+                    if ((record.flags & ATTEND_INPUT) && record.role == 0) known.push_back(record.name);
+                return fail(ErrorCode::not_found, "unknown input \"" + inputs.extra[index].first + "\"" + did_you_mean(name, known) + "; accepted: " + join_names(known));
+            }
+            if (chosen(*port) == nullptr) return fail(ErrorCode::unsupported, "input \"" + name + "\" is not taken in this form or mode");
+            if (auto done = add_input(*port, Source::extra, index, inputs.extra[index].second); !done) return done;
+        }
+        for (const PortRecord& port : mechanism_->ports) {
+            if ((port.flags & ATTEND_INPUT) == 0 || (port.flags & ATTEND_OPTIONAL) || port.role != 0 || chosen(port) == nullptr) continue;
+            if (std::none_of(plan_->inputs.begin(), plan_->inputs.end(), [&](const BoundInput& bound) { return bound.port == &port; }))
+                return fail(ErrorCode::shape, "input \"" + port.name + "\" is missing; accepted: a tensor [" + chosen(port)->text + "]");
+        }
+        return {};
+    }
+
+    const ShapeAlternative* chosen(const PortRecord& port) {
+        auto [at, fresh] = shapes_.try_emplace(&port);
+        if (fresh)
+            if (Result<PortShape> parsed = PortShape::parse(port.shape)) at->second = std::move(*parsed);
+        return at->second.choose(scope_);
+    }
+
+    // [N,D] and [D] are promoted; rank 3 where rank 4 is wanted is packed [B,N,H*D].
+    Result<void> align_rank(BoundInput& bound, std::size_t wanted, bool is_query) {
+        const std::size_t rank = bound.shape.size();
+        if (is_query) query_rank_ = rank;
+        const std::string& name = bound.port->name;
+        const auto prepend = [&](std::size_t axes) {
+            bound.shape.insert(bound.shape.begin(), axes, 1);
+            bound.strides.insert(bound.strides.begin(), axes, 0);
+        };
+        if (rank == wanted) return {};
+        if (wanted == 4 && (rank == 2 || rank == 1)) {
+            prepend(4 - rank);
+            return {};
+        }
+        if (wanted == 3 && rank == 2) {
+            if (const ShapeAlternative* query = chosen(*bound.port); query != nullptr && query->text.starts_with("N")) {
+                bound.shape.insert(bound.shape.begin() + 1, 1);  // [N, B, E]
+                bound.strides.insert(bound.strides.begin() + 1, 0);
+            } else {
+                prepend(1);
+            }
+            return {};
+        }
+        if (wanted == 4 && rank == 3) {
+            std::int64_t heads = request_.heads > 0 ? request_.heads : static_cast<std::int64_t>(option_number("heads").value_or(0));
+            if (heads <= 0) return fail(ErrorCode::shape, name + " " + shape_text(bound.shape) + " has rank 3: packed [B,N,H*D], which needs heads; accepted: heads given, or rank 4 [B,H,N,D]");
+            if (!is_query) {
+                const std::int64_t kv = request_.kv_heads > 0 ? request_.kv_heads : static_cast<std::int64_t>(option_number("kv_heads").value_or(0));
+                // A key that is the query itself has the query's heads.
+                if (kv > 0) heads = kv;
+            }
+            if (bound.shape[2] % heads != 0)
+                return fail(ErrorCode::shape, name + " has width " + std::to_string(bound.shape[2]) + ", which is not a multiple of " + std::to_string(heads) + " heads");
+            if (is_query) packed_ = true;
+            const std::int64_t width = bound.shape[2] / heads, step = bound.strides[2];
+            bound.shape = {bound.shape[0], heads, bound.shape[1], width};
+            bound.strides = {bound.strides[0], width * step, bound.strides[1], step};
+            return {};
+        }
+        return fail(ErrorCode::shape, name + " " + shape_text(bound.shape) + " has rank " + std::to_string(rank) + "; accepted: " +
+                    (wanted == 4 ? "[B,H,N,D], packed [B,N,H*D] with heads, [N,D] or [D]" : wanted == 3 ? "[" + chosen(*bound.port)->text + "] or [N,E]" : "rank " + std::to_string(wanted)));
+    }
+
+    // Masks and biases: rank 4 with extents 1 or full; rank 3 is [B,Nq,Nk].
+    Result<void> align_broadcast(BoundInput& bound) {
+        const std::size_t rank = bound.shape.size();
+        if (rank > 4 || rank == 0) return fail(ErrorCode::mask, bound.port->name + " " + shape_text(bound.shape) + " has rank " + std::to_string(rank) + "; accepted: broadcastable to [B,H,Nq,Nk]");
+        if (rank == 3) {
+            bound.shape.insert(bound.shape.begin() + 1, 1);
+            bound.strides.insert(bound.strides.begin() + 1, 0);
+        } else {
+            bound.shape.insert(bound.shape.begin(), 4 - rank, 1);
+            bound.strides.insert(bound.strides.begin(), 4 - rank, 0);
+        }
+        return {};
+    }
+
+    Result<void> solve_inputs(const ForwardInputs&) {
+        if (projected()) {
+            const auto query = std::find_if(plan_->inputs.begin(), plan_->inputs.end(), [](const BoundInput& bound) { return bound.port->role == ATTEND_Q; });
+            const std::int64_t width = query->shape.back();
+            const std::optional<double> heads = option_number("heads");
+            if (!heads) return fail(ErrorCode::option, "option \"heads\" is not given; accepted: an integer of 1 or more (required in the projected form)");
+            scope_.symbols["Hq"] = *heads;
+            const double kv = option_number("kv_heads").value_or(*heads);
+            scope_.symbols["Hkv"] = kv;
+            if (static_cast<std::int64_t>(*heads) % static_cast<std::int64_t>(kv) != 0)
+                return fail(ErrorCode::shape, "num_q_heads " + std::to_string(static_cast<std::int64_t>(*heads)) + " is not a multiple of num_kv_heads " + std::to_string(static_cast<std::int64_t>(kv)));
+            const std::optional<double> head_dim = option_number("head_dim");
+            if (!head_dim && (width == 0 || width % static_cast<std::int64_t>(*heads) != 0))
+                return fail(ErrorCode::shape, "the width of query is " + std::to_string(width) + ", which is not a multiple of heads " + std::to_string(static_cast<std::int64_t>(*heads)) +
+                                                  (mechanism_->find_option("head_dim") != nullptr ? "; accepted: head_dim given, or a width that heads divides" : "; accepted: a width that heads divides"));
+            scope_.symbols["D"] = head_dim.value_or(static_cast<double>(width) / *heads);
+            // value_dim of cross-attention is a width of its input; where values have a head width of their own, it is the port's.
+            scope_.symbols["Dv"] = scope_.symbols["D"];
+            if (const PortRecord* wv = mechanism_->find_port("wv"); wv != nullptr && wv->shape.find("value_head_dim") != std::string::npos)
+                scope_.symbols["Dv"] = option_number("value_head_dim").value_or(scope_.symbols["D"]);
+        }
+        for (const BoundInput& bound : plan_->inputs) {
+            const ShapeAlternative& wanted = *chosen(*bound.port);
+            if (wanted.broadcast) continue;
+            if (auto done = match(bound.port->name, bound.shape, wanted, ErrorCode::shape); !done) return done;
+        }
+        const auto number = [&](const char* name) { const auto at = scope_.symbols.find(name); return at == scope_.symbols.end() ? std::optional<double>() : at->second; };
+        if (!number("Nk") && number("Nq")) scope_.symbols["Nk"] = *number("Nq") + number("Np").value_or(0);
+        for (const BoundInput& bound : plan_->inputs) {
+            const ShapeAlternative& wanted = *chosen(*bound.port);
+            if (!wanted.broadcast) continue;
+            for (std::size_t axis = 0; axis < 4; ++axis) {
+                const auto full = static_cast<std::int64_t>(wanted.dims[axis].evaluate(scope_).value_or(-1));
+                if (bound.shape[axis] != 1 && bound.shape[axis] != full)
+                    return fail(ErrorCode::mask, bound.port->name + " " + shape_text(bound.shape) + " has " + std::to_string(bound.shape[axis]) + " at axis " + wanted.dims[axis].text() +
+                                                     "; accepted: 1 or " + std::to_string(full) + " (broadcastable to [B,H,Nq,Nk])");
+            }
+        }
+        return {};
+    }
+
+    Result<void> match(const std::string& name, const Shape& shape, const ShapeAlternative& wanted, ErrorCode code) {
+        if (shape.size() != wanted.dims.size())
+            return fail(code, name + " " + shape_text(shape) + " has rank " + std::to_string(shape.size()) + "; accepted: [" + wanted.text + "]");
+        for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+            const Expression& dim = wanted.dims[axis];
+            if (const auto expected = dim.evaluate(scope_)) {
+                if (static_cast<double>(shape[axis]) != *expected)
+                    return fail(code, name + " " + shape_text(shape) + " has " + std::to_string(shape[axis]) + " at axis " + std::to_string(axis) + "; accepted: " +
+                                          std::to_string(static_cast<std::int64_t>(*expected)) + " (" + dim.text() + " of [" + wanted.text + "])");
+            } else if (const auto symbol = dim.bindable(scope_)) {
+                scope_.symbols[*symbol] = static_cast<double>(shape[axis]);
+            } else {
+                return fail(code, name + ": the extent " + dim.text() + " has no value here");
+            }
+        }
+        return {};
+    }
+
+    std::int64_t size_of(const char* symbol, std::int64_t otherwise) const {
+        const auto at = scope_.symbols.find(symbol);
+        return at == scope_.symbols.end() ? otherwise : static_cast<std::int64_t>(at->second);
+    }
+
+    // The plan description: sizes, and the options that the host resolves.
+    Result<void> describe(std::uint32_t max_workers) {
+        attend_plan_desc& desc = plan_->desc;
+        desc.struct_size = sizeof desc;
+        desc.batch = size_of("B", 1);
+        desc.num_q_heads = size_of("Hq", 1);
+        desc.num_kv_heads = size_of("Hkv", desc.num_q_heads);
+        desc.q_len = size_of("Nq", 0);
+        desc.kv_len = size_of("Nk", desc.q_len);
+        desc.head_dim = size_of("D", 1);
+        desc.value_dim = size_of("Dv", desc.head_dim);
+        if (desc.num_q_heads < 1 || desc.num_kv_heads < 1) return fail(ErrorCode::shape, "a tensor has no heads; accepted: at least one");
+        if (desc.head_dim < 1 || desc.value_dim < 1) return fail(ErrorCode::shape, "the head width is " + std::to_string(std::min(desc.head_dim, desc.value_dim)) + "; accepted: at least 1");
+        if (desc.num_q_heads % desc.num_kv_heads != 0)
+            return fail(ErrorCode::shape, "num_q_heads " + std::to_string(desc.num_q_heads) + " is not a multiple of num_kv_heads " + std::to_string(desc.num_kv_heads));
+        desc.io_dtype = static_cast<std::uint32_t>(ATTEND_F32);
+        desc.acc_dtype = static_cast<std::uint32_t>(ATTEND_F32);
+        desc.max_workers = max_workers;
+        desc.flags = ATTEND_PLAN_DETERMINISTIC;
+        const bool causal = option_true("causal");
+        if (causal) desc.flags |= ATTEND_PLAN_CAUSAL;
+        const bool top_left = [&] {
+            const OptionValue* alignment = scope_.option("causal_alignment");
+            return alignment != nullptr && std::holds_alternative<std::int64_t>(alignment->value) && std::get<std::int64_t>(alignment->value) == 1;
+        }();
+        const std::optional<double> offset = option_number("causal_offset");
+        desc.causal_offset = offset ? static_cast<std::int64_t>(*offset) : top_left ? 0 : desc.kv_len - desc.q_len;
+        const auto is_bound = [&](std::uint32_t role) {
+            return std::any_of(plan_->inputs.begin(), plan_->inputs.end(), [role](const BoundInput& bound) { return bound.port->role == role; });
+        };
+        if (!offset && !top_left && is_bound(ATTEND_Q_LENGTHS) && is_bound(ATTEND_K_LENGTHS)) desc.flags |= ATTEND_PLAN_OFFSET_PER_ITEM;
+        desc.window_left = static_cast<std::int64_t>(option_number("window_left").value_or(-1));
+        desc.window_right = static_cast<std::int64_t>(option_number("window_right").value_or(-1));
+        const auto window = static_cast<std::int64_t>(option_number("window_size").value_or(0));
+        if (desc.window_left < 0 && desc.window_right < 0 && window > 0) {
+            desc.window_left = window;
+            desc.window_right = causal ? 0 : window;
+        }
+        desc.scale = option_number("scale").value_or(0.0);
+        desc.softcap = option_number("softcap").value_or(0.0);
+        desc.dropout = option_number("dropout").value_or(0.0);
+        const auto bits = [&](const char* name) {
+            const OptionValue* value = scope_.option(name);
+            return value != nullptr && std::holds_alternative<std::int64_t>(value->value) ? static_cast<std::uint64_t>(std::get<std::int64_t>(value->value)) : 0u;
+        };
+        plan_->seed = bits("seed");
+        plan_->rng_offset = bits("rng_offset");
+        weight_seed_ = bits("weight_seed");
+        want_lse_ = request_.lse || option_true("return_lse");
+        if (want_lse_) desc.flags |= ATTEND_PLAN_NEED_LSE;
+        if (request_.scores) desc.flags |= ATTEND_PLAN_NEED_SCORES;
+        return {};
+    }
+
+    Result<void> bind_weights(const ForwardInputs& inputs) {
+        std::map<std::string, const Tensor*> given;
+        for (const auto& [name, tensor] : inputs.weights) {
+            const std::string folded = fold_name(name);
+            const PortRecord* port = mechanism_->find_port(folded);
+            if (port == nullptr || (port->flags & ATTEND_WEIGHT) == 0) {
+                std::vector<std::string> known;
+                for (const PortRecord& record : mechanism_->ports)
+                    if (record.flags & ATTEND_WEIGHT) known.push_back(record.name);
+                return fail(ErrorCode::weight, "unknown weight \"" + name + "\"" + did_you_mean(folded, known) + "; accepted: " + join_names(known));
+            }
+            if (!given.emplace(folded, &tensor).second) return fail(ErrorCode::weight, "weight \"" + folded + "\" is given twice");
+            if (chosen(*port) == nullptr) return fail(ErrorCode::weight, "weight \"" + folded + "\" is switched off by the options in force");
+        }
+        // Given ones first: their extents may bind symbols of the others.
+        for (const PortRecord& port : mechanism_->ports) {
+            const auto at = given.find(port.name);
+            if (at == given.end()) continue;
+            if (auto done = match("weight \"" + port.name + "\"", at->second->shape, *chosen(port), ErrorCode::weight); !done) return done;
+            plan_->weights.emplace_back(port.name, *at->second);
+        }
+        for (const PortRecord& port : mechanism_->ports) {
+            if ((port.flags & ATTEND_WEIGHT) == 0 || (port.flags & ATTEND_OPTIONAL) || given.count(port.name) != 0) continue;
+            const ShapeAlternative* wanted = chosen(port);
+            if (wanted == nullptr) continue;
+            if (auto done = initialise_weight(port, *wanted); !done) return done;
+        }
+        return {};
+    }
+
+    Result<void> initialise_weight(const PortRecord& port, const ShapeAlternative& wanted) {
+        const Result<PortInit> init = PortInit::parse(port.init);
+        if (!init) return init.error();
+        const Result<Initialiser> chosen_init = init->choose(scope_);
+        if (!chosen_init) return chosen_init.error();
+        plan_->default_weights = true;
+        if (!chosen_init->same_as.empty()) {
+            const auto found = std::find_if(plan_->weights.begin(), plan_->weights.end(), [&](const auto& weight) { return weight.first == chosen_init->same_as; });
+            if (found == plan_->weights.end()) return fail(ErrorCode::weight, "weight \"" + port.name + "\" is tied to \"" + chosen_init->same_as + "\", which does not exist here");
+            plan_->weights.emplace_back(port.name, found->second);
+            return {};
+        }
+        Shape shape;
+        for (const Expression& dim : wanted.dims) {
+            const auto extent = dim.evaluate(scope_);
+            if (!extent) return fail(ErrorCode::weight, "weight \"" + port.name + "\": the extent " + dim.text() + " has no value here");
+            shape.push_back(static_cast<std::int64_t>(*extent));
+        }
+        // Layout: the port tells by its help whether rows are inputs ([in, out]) or outputs.
+        const bool out_first = port.help.find("[in, out]") == std::string::npos;
+        const std::string name = mechanism_->name + "/" + (chosen_init->table_name.empty() ? port.name : chosen_init->table_name);
+        Result<Tensor> made = initialise(*chosen_init, shape, weight_seed_, name, out_first);
+        if (!made) return made.error();
+        plan_->weights.emplace_back(port.name, std::move(*made));
+        return {};
+    }
+
+    Result<void> describe_outputs(const ForwardInputs& inputs) {
+        for (const PortRecord& port : mechanism_->ports) {
+            if ((port.flags & ATTEND_OUTPUT) == 0) continue;
+            const ShapeAlternative* wanted = chosen(port);
+            const bool asked = port.role == ATTEND_LSE ? want_lse_ : port.role == ATTEND_SCORES ? request_.scores : true;
+            if (!asked || wanted == nullptr) continue;
+            BoundOutput bound;
+            bound.port = &port;
+            bound.dynamic_rows = wanted->dynamic_rows;
+            bound.dtype = (port.dtypes & ATTEND_F32) ? DType::f32 : (port.dtypes & ATTEND_I32) ? DType::i32 : (port.dtypes & ATTEND_I64) ? DType::i64 : DType::u8;
+            for (const Expression& dim : wanted->dims) {
+                const auto extent = dim.evaluate(scope_);
+                if (!extent) return fail(ErrorCode::internal, "output \"" + port.name + "\": the extent " + dim.text() + " has no value here");
+                bound.shape.push_back(static_cast<std::int64_t>(*extent));
+            }
+            bound.strides = compact_strides(bound.shape);
+            bound.result_shape = bound.shape;
+            if (port.role == ATTEND_OUT) {
+                if (packed_ && bound.shape.size() == 4) {
+                    const std::int64_t heads = bound.shape[1], rows = bound.shape[2], width = bound.shape[3];
+                    bound.result_shape = {bound.shape[0], rows, heads * width};
+                    bound.strides = {rows * heads * width, width, heads * width, 1};
+                } else if (query_rank_ < bound.shape.size()) {
+                    bound.result_shape.erase(bound.result_shape.begin(), bound.result_shape.end() - static_cast<std::ptrdiff_t>(query_rank_));
+                    if (query_rank_ == 2 && bound.shape.size() == 3) bound.result_shape = {bound.shape[0] * bound.shape[1], bound.shape[2]};
+                }
+                bound.dtype = DType::f32;
+            }
+            plan_->outputs.push_back(std::move(bound));
+        }
+        const auto has = [&](std::uint32_t role) {
+            return std::any_of(plan_->outputs.begin(), plan_->outputs.end(), [role](const BoundOutput& bound) { return bound.port->role == role; });
+        };
+        if (want_lse_ && !has(ATTEND_LSE)) return fail(ErrorCode::unsupported, "lse is not defined here; accepted: a call without it");
+        if (request_.scores && !has(ATTEND_SCORES)) return fail(ErrorCode::unsupported, "no score matrix: scores are not defined here; accepted: a call without them");
+        (void)inputs;
+        return {};
+    }
+
+    std::vector<attend_value> abi_values() const {
+        static constexpr std::uint32_t types[] = {0, ATTEND_TYPE_BOOL, ATTEND_TYPE_INT, ATTEND_TYPE_FLOAT, ATTEND_TYPE_STRING, ATTEND_TYPE_ENUM, ATTEND_TYPE_INT_LIST, ATTEND_TYPE_FLOAT_LIST};
+        std::vector<attend_value> values;
+        for (std::size_t at = 0; at < plan_->values.size(); ++at) {
+            const OptionValue& from = plan_->values[at];
+            attend_value to{};
+            to.struct_size = sizeof to;
+            to.type = types[static_cast<std::size_t>(from.type)];
+            to.name = mechanism_->options[at].name.c_str();
+            to.flags = (from.given ? ATTEND_VALUE_GIVEN : 0) | (from.scalar ? ATTEND_VALUE_SCALAR : 0);
+            if (const bool* flag = std::get_if<bool>(&from.value)) to.u.i = *flag ? 1 : 0;
+            else if (const auto* integer = std::get_if<std::int64_t>(&from.value)) to.u.i = *integer;
+            else if (const double* real = std::get_if<double>(&from.value)) to.u.f = *real;
+            else if (const auto* text = std::get_if<std::string>(&from.value)) to.u.s = text->c_str(), to.count = static_cast<std::uint32_t>(text->size());
+            else if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&from.value)) to.u.is = integers->data(), to.count = static_cast<std::uint32_t>(integers->size());
+            else if (const auto* reals = std::get_if<std::vector<double>>(&from.value)) to.u.fs = reals->data(), to.count = static_cast<std::uint32_t>(reals->size());
+            values.push_back(to);
+        }
+        return values;
+    }
+
+    Result<void> make_plan() {
+        std::vector<attend_value> values = abi_values();
+        // Shapes and strides stay where they are from here on: the vectors that hold them are complete.
+        std::vector<CallTensor>& tensors = plan_->tensors;
+        tensors.resize(plan_->inputs.size() + plan_->outputs.size());
+        std::vector<CallTensor> weights(plan_->weights.size());
+        std::vector<attend_binding> bindings;
+        const auto bind = [&](CallTensor& to, const PortRecord& port, const Shape& shape, const Shape& strides, DType dtype, void* data) {
+            to.describe(shape, strides, dtype, data);
+            bindings.push_back({sizeof(attend_binding), port.role, port.name.c_str(), &to.tensor});
+        };
+        std::size_t next = 0;
+        for (const BoundInput& bound : plan_->inputs) bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
+        for (const BoundOutput& bound : plan_->outputs) bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
+        next = 0;
+        for (const auto& [name, tensor] : plan_->weights)
+            bind(weights[next++], *mechanism_->find_port(name), tensor.shape, tensor.strides, tensor.dtype, tensor.data);
+        attend_plan_desc& desc = plan_->desc;
+        desc.options = {values.data(), static_cast<std::uint32_t>(values.size()), sizeof(attend_value)};
+        desc.bindings = {bindings.data(), static_cast<std::uint32_t>(bindings.size()), sizeof(attend_binding)};
+        std::array<char, 1024> text{};
+        attend_error error{sizeof error, text.size(), ATTEND_OK, 0, text.data(), nullptr};
+        const attend_mechanism& functions = *mechanism_->functions;
+        attend_status status = ATTEND_INTERNAL;
+        try {
+            status = functions.plan(mechanism_->lib, &desc, &plan_->plan, &error);
+            if (status == ATTEND_OK && plan_->plan == nullptr) status = ATTEND_INTERNAL;
+            if (status != ATTEND_OK) return plugin_error(*mechanism_, status, text.data());
+            attend_plan_info info{};
+            info.struct_size = sizeof info;
+            status = functions.plan_info(plan_->plan, &info);
+            if (status != ATTEND_OK) return plugin_error(*mechanism_, status, "plan_info failed");
+            plan_->workspace_bytes = info.workspace_bytes;
+            plan_->workspace_align = std::max<std::uint64_t>(64, info.workspace_align);
+            plan_->variant = info.variant != nullptr ? info.variant : mechanism_->backend;
+            for (const char* at = info.warnings; at != nullptr && *at != '\0';) {
+                const std::string line(at, std::char_traits<char>::length(at));
+                const std::size_t end = std::min(line.find('\n'), line.size());
+                plan_->warnings.push_back(mechanism_->name + ": " + line.substr(0, end));
+                at += end + (at[end] == '\n' ? 1 : 0);
+            }
+            if (functions.get_extension != nullptr)
+                if (const auto* cost = static_cast<const attend_cost_extension*>(functions.get_extension(mechanism_->lib, ATTEND_EXT_COST))) {
+                    attend_cost predicted{};
+                    predicted.struct_size = sizeof predicted;
+                    if (cost->predict(mechanism_->lib, &desc, &predicted) == ATTEND_OK) plan_->flops = predicted.flops;
+                }
+        } catch (...) {
+            return fail(ErrorCode::internal, "the plugin threw while planning");
+        }
+        desc.options = {};
+        desc.bindings = {};
+        return {};
+    }
+
+    MechanismPtr mechanism_;
+    const CallRequest& request_;
+    std::shared_ptr<CallPlan> plan_;
+    PortScope scope_;
+    std::map<const PortRecord*, PortShape> shapes_;
+    std::size_t query_rank_{4};
+    bool packed_{false}, want_lse_{false};
+    std::uint64_t weight_seed_{};
+};
+
+CallPlan::~CallPlan() {
+    if (plan == nullptr) return;
+    try {
+        mechanism->functions->plan_destroy(plan);
+    } catch (...) {  // nothing to be done about a plan that cannot be destroyed
+    }
+}
+
+Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs) {
+    ForwardInputs converted = inputs;
+    const DType wanted = inputs.query.dtype;
+    const auto fail = [&](const std::string& what) { return Error{ErrorCode::dtype, mechanism.name + ": " + what, ""}; };
+    for (const auto& [name, tensor] : {std::pair("query", &inputs.query), std::pair("key", inputs.key ? &*inputs.key : nullptr), std::pair("value", inputs.value ? &*inputs.value : nullptr)}) {
+        if (tensor == nullptr) continue;
+        if (!is_model_float(tensor->dtype)) return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) + "; accepted: F32, F16, BF16, F64");
+        if (tensor->dtype != wanted && dtype_size(tensor->dtype) >= dtype_size(wanted))
+            return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) + ", query has " + dtype_name(wanted) + "; accepted: the same, or a narrower one for key and value");
+    }
+    if (inputs.key && inputs.value && inputs.key->dtype != inputs.value->dtype)
+        return fail(std::string("key has data type ") + dtype_name(inputs.key->dtype) + ", value has " + dtype_name(inputs.value->dtype) + "; accepted: the same");
+    Error problem;
+    const auto to_float = [&](Tensor& tensor) {
+        if (tensor.dtype == DType::f32) return true;
+        Result<Tensor> done = convert(tensor, DType::f32);
+        if (!done) problem = done.error();
+        else tensor = std::move(*done);
+        return done.ok();
+    };
+    bool good = to_float(converted.query) && (!converted.key || to_float(*converted.key)) && (!converted.value || to_float(*converted.value));
+    if (good && converted.bias) {
+        if (!is_model_float(converted.bias->dtype)) return fail(std::string("bias has data type ") + dtype_name(converted.bias->dtype) + "; accepted: F32, F16, BF16, F64");
+        good = to_float(*converted.bias);
+    }
+    for (auto* list : {&converted.extra, &converted.weights})
+        for (auto& [name, tensor] : *list)
+            if (good && is_model_float(tensor.dtype)) good = to_float(tensor);
+    for (const auto& [name, tensor] : converted.weights)
+        if (tensor.dtype != DType::f32) return Error{ErrorCode::dtype, mechanism.name + ": weight \"" + name + "\" has data type " + dtype_name(tensor.dtype) + "; accepted: F32, F16, BF16, F64", ""};
+    if (!good) return problem;
+    return converted;
+}
+
+Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs, const CallRequest& request, std::uint32_t max_workers) {
+    return CallBuilder(mechanism, request).build(inputs, max_workers);
+}
+
+Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options, std::uint32_t max_workers) {
+    CallRequest request;
+    request.options = options;
+    return CallBuilder(mechanism, request).estimate(sizes, max_workers);
+}
+
+Json options_in_force(const MechanismRecord& mechanism, const std::vector<OptionValue>& values) {
+    Json object = Json::object();
+    for (std::size_t at = 0; at < values.size(); ++at)
+        if (values[at].type != OptionType::none) object.set(values[at].name, option_to_json(mechanism.options[at], values[at]));
+    return object;
+}
+
+const char* exactness_name(std::uint32_t numerics) {
+    return numerics == ATTEND_EXACT ? "exact" : numerics == ATTEND_APPROXIMATE ? "approximate" : "different-function";
+}
+
+}  // namespace attend
