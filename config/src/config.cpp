@@ -80,9 +80,7 @@ Json text_schema(const std::string& help) {
     return schema;
 }
 
-Json bound(double value, bool integer) {
-    return integer ? Json(static_cast<std::int64_t>(value)) : Json(value);
-}
+Json bound(double value, bool integer) { return integer ? Json(static_cast<std::int64_t>(value)) : Json(value); }
 
 template <class Section>
 Json setting_schema(const Setting<Section>& setting) {
@@ -116,9 +114,7 @@ Json setting_schema(const Setting<Section>& setting) {
             if (spec.max < std::numeric_limits<double>::infinity()) schema.set("maximum", bound(spec.max, integer));
             break;
         }
-        default:
-            type("string");
-            schema.set("minLength", 1);
+        default: type("string"); schema.set("minLength", 1);
     }
     if (spec.default_value) {
         schema.set("default", *spec.default_value);
@@ -157,8 +153,8 @@ Json requires_only(const char* present, const char* absent) {
 // ---- writing --------------------------------------------------------------------------------------------------
 
 template <class Section>
-void list_section(std::vector<ShownSetting>& shown, const Config& config, const std::string& name, const Section& section,
-                  std::span<const Setting<Section>> settings) {
+void list_section(std::vector<ShownSetting>& shown, const Config& config, const std::string& name,
+                  const Section& section, std::span<const Setting<Section>> settings) {
     for (const auto& setting : settings) {
         const std::string path = name + "." + setting.spec.name;
         shown.push_back({path, config_table::fetch(section, setting), config.origin_of(path)});
@@ -170,7 +166,8 @@ Json rules_json(const Config& config) {
     for (const RuleSource& source : config.rule_sources) {
         Json rule = Json::object();
         rule.set("condition", source.condition).set("mechanism", source.mechanism);
-        if (!source.options.empty()) rule.set("options", Json(Json::Object(source.options.begin(), source.options.end())));
+        if (!source.options.empty())
+            rule.set("options", Json(Json::Object(source.options.begin(), source.options.end())));
         rules.push(std::move(rule));
     }
     return rules;
@@ -225,7 +222,8 @@ Result<LoadedConfig> load_config_file(const std::string& path, const RuleCheck& 
         return Error{ErrorCode::io, path + ": cannot be read; accepted: a readable configuration file", {}};
     }
     if (text.size() > largest_file) {
-        return Error{ErrorCode::input, path + ": is larger than 16 MiB; accepted: a configuration file up to that size", {}};
+        return Error{
+            ErrorCode::input, path + ": is larger than 16 MiB; accepted: a configuration file up to that size", {}};
     }
     return load_config(text, path, check);
 }
@@ -241,8 +239,8 @@ std::vector<Error> check_rules(const Config& config, const RuleCheck& check) {
     for (std::size_t i = 0; i < config.rule_sources.size(); ++i) {
         const RuleSource& source = config.rule_sources[i];
         if (source.mechanism.empty()) continue;
-        for (Error& problem : check(source.mechanism, source.options,
-                                    config.file + ": rules[" + std::to_string(i) + "]")) {
+        for (Error& problem :
+             check(source.mechanism, source.options, config.file + ": rules[" + std::to_string(i) + "]")) {
             problems.push_back(std::move(problem));
         }
     }
@@ -271,7 +269,8 @@ Result<void> override_setting(Config& config, std::string_view path, std::string
 }
 
 Result<void> override_setting_json(Config& config, std::string_view path, const Json& value, Origin origin) {
-    return override_with(config, path, [&](const OptionSpec&) { return value; }, std::move(origin));
+    return override_with(
+        config, path, [&](const OptionSpec&) { return value; }, std::move(origin));
 }
 
 Json config_schema() {
@@ -282,7 +281,8 @@ Json config_schema() {
                              .set("description", "options of the mechanism; options of the call come before them")
                              .set("type", "object"));
     Json target = section_schema("one target", config_table::target_settings());
-    target.set("oneOf", Json::array().push(requires_only("at_least", "at_most")).push(requires_only("at_most", "at_least")));
+    target.set("oneOf",
+               Json::array().push(requires_only("at_least", "at_most")).push(requires_only("at_most", "at_least")));
 
     Json rules = list_schema("selection rules; the first that matches wins", std::move(rule));
     rules.set("maxItems", max_rules).set("default", Json::array());
@@ -290,8 +290,8 @@ Json config_schema() {
     Json plugins = Json::object();
     plugins.set("description", "where plugins are looked for, and the settings of each plugin by its id")
         .set("type", "object")
-        .set("properties", Json::object().set("dirs", list_schema("folders, relative to the file",
-                                                                  text_schema("path of a folder"))))
+        .set("properties",
+             Json::object().set("dirs", list_schema("folders, relative to the file", text_schema("path of a folder"))))
         .set("additionalProperties", true);
     Json mechanisms = Json::object();
     mechanisms.set("description", "choices for single mechanisms, by their names")

@@ -60,7 +60,8 @@ std::span<const Setting<ServiceConfig>> service_settings() {
         Table<S> table;
         table.choice("backend", &S::backend, {"auto", "avx512", "avx2", "neon", "baseline"},
                      "highest instruction set that plugins may use");
-        table.choice("precision", &S::precision, {"fp32", "fp16", "bf16", "int8", "fp8"}, "number format of the computation");
+        table.choice("precision", &S::precision, {"fp32", "fp16", "bf16", "int8", "fp8"},
+                     "number format of the computation");
         table.integer("threads", &S::threads, 0, largest_int32, "threads to use, 0 for one per logical core");
         table.flag("deterministic", &S::deterministic, "same bits for any number of threads");
         table.text("default_mechanism", &S::default_mechanism, "mechanism for requests that no rule decides");
@@ -83,12 +84,13 @@ std::span<const Setting<CacheConfig>> cache_settings() {
     static const auto rows = [] {
         using C = CacheConfig;
         Table<C> table;
-        table.choice("mode", &C::mode, {"off", "on", "auto"}, "auto leaves out calls that are faster than hashing their input");
+        table.choice("mode", &C::mode, {"off", "on", "auto"},
+                     "auto leaves out calls that are faster than hashing their input");
         table.choice("level", &C::level, {"output", "pattern", "both"}, "what is kept");
         table.integer("capacity_bytes", &C::capacity_bytes, 0, unlimited, "bytes of all entries together");
         table.integer("max_entries", &C::max_entries, 0, unlimited, "number of entries");
-        OptionSpec& fraction = table.real("max_entry_fraction", &C::max_entry_fraction,
-                                          "share of the capacity that one entry may take");
+        OptionSpec& fraction =
+            table.real("max_entry_fraction", &C::max_entry_fraction, "share of the capacity that one entry may take");
         fraction.min = 0.0;
         fraction.max = 1.0;
         table.integer("ttl_ms", &C::ttl_ms, 0, unlimited, "milliseconds that an entry lives, 0 for ever");

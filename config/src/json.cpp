@@ -58,9 +58,7 @@ const Json* Json::find(std::string_view key) const noexcept {
     return nullptr;
 }
 
-Json* Json::find(std::string_view key) noexcept {
-    return const_cast<Json*>(static_cast<const Json*>(this)->find(key));
-}
+Json* Json::find(std::string_view key) noexcept { return const_cast<Json*>(static_cast<const Json*>(this)->find(key)); }
 
 std::size_t Json::size() const noexcept {
     if (const auto* elements = std::get_if<Array>(&value_)) return elements->size();

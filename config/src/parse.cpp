@@ -181,7 +181,8 @@ std::string shown(const std::string& text) {
 std::string reason(const error_code& ec, const Builder& builder, std::string_view text, std::size_t offset,
                    const JsonLimits& limits) {
     switch (builder.refusal()) {
-        case Refusal::duplicate_key: return "key \"" + shown(builder.text()) + "\" is given twice; each key may stand once";
+        case Refusal::duplicate_key:
+            return "key \"" + shown(builder.text()) + "\" is given twice; each key may stand once";
         case Refusal::number_range: return "number " + shown(builder.text()) + " is too large; accepted: up to 1.8e308";
         case Refusal::none: break;
     }
@@ -221,8 +222,10 @@ Result<Json> parse_json(std::string_view text, const std::string& place, const J
         }
         return parser.handler().take();
     } catch (const std::bad_alloc&) {
-        return Error{ErrorCode::memory, place + ": not enough memory for " + std::to_string(text.size()) +
-                                            " bytes of JSON; a smaller file is needed", {}};
+        return Error{ErrorCode::memory,
+                     place + ": not enough memory for " + std::to_string(text.size()) +
+                         " bytes of JSON; a smaller file is needed",
+                     {}};
     } catch (const std::exception& error) {
         return Error{ErrorCode::input, place + ": " + error.what() + "; accepted: one strict JSON value", {}};
     }

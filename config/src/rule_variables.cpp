@@ -17,8 +17,8 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 RuleVariableInfo row(RuleVariable id, std::string name, std::string alias, Kind kind, std::string default_text,
                      std::string help) {
-    RuleVariableInfo info{id, std::move(name), std::move(alias), {}, RuleType::number, kind, std::move(default_text),
-                          std::move(help)};
+    RuleVariableInfo info{id,   std::move(name),         std::move(alias), {}, RuleType::number,
+                          kind, std::move(default_text), std::move(help)};
     if (kind == Kind::flag) info.type = RuleType::boolean;
     if (kind == Kind::word) info.type = RuleType::text;
     for (const std::string& spelling : {info.name, fold_name(info.name), info.alias, fold_name(info.alias)}) {
@@ -170,8 +170,8 @@ Result<RuleVariables> RuleVariables::make(const RequestFacts& facts, const RuleD
             return fail("variable \"" + info->name + "\" cannot be supplied; it is computed as " + info->default_text);
         }
         if (!fits(info->kind, value)) {
-            return fail("variable \"" + info->name + "\" is " + shown_fact(value) + "; accepted: " +
-                        accepted(info->kind));
+            return fail("variable \"" + info->name + "\" is " + shown_fact(value) +
+                        "; accepted: " + accepted(info->kind));
         }
         given[index] = &value;
         written_as[index] = &name;
@@ -199,7 +199,8 @@ Result<RuleVariables> RuleVariables::make(const RequestFacts& facts, const RuleD
     settle(head_dim, 64.0);
     settle(value_dim, of(head_dim));
     settle(model_dim, of(heads) * of(head_dim));
-    for (const RuleVariable id : {causal, has_mask, has_bias, has_dropout, need_lse, need_scores, hierarchical, graph, moe}) {
+    for (const RuleVariable id :
+         {causal, has_mask, has_bias, has_dropout, need_lse, need_scores, hierarchical, graph, moe}) {
         settle(id, 0.0);
     }
     settle(cross_attention, of(seq_len_k) != of(seq_len) || !defaults.key_is_query ? 1.0 : 0.0);

@@ -2,6 +2,8 @@
 // A list of rules: compiled, and checked for what no single condition shows.
 #include "attend/config/rules.hpp"
 
+#include "rule_language/ast.hpp"
+
 namespace attend {
 
 CompiledRules compile_rules(const std::string& file, std::span<const RuleSource> sources, const RuleCheck& check) {
@@ -23,11 +25,12 @@ CompiledRules compile_rules(const std::string& file, std::span<const RuleSource>
             result.problems.push_back(condition.error());
         } else if (default_rule) {
             const std::size_t column = condition->first_column();
-            result.problems.push_back(Error{ErrorCode::rule,
-                                            place + ".condition: column " + std::to_string(column) +
-                                                ": UnreachableRule: rules[" + std::to_string(*default_rule) +
-                                                "] is \"default\" and matches always; \"default\" must be the last rule",
-                                            source.condition + "\n" + std::string(column - 1, ' ') + "^"});
+            result.problems.push_back(
+                Error{ErrorCode::rule,
+                      place + ".condition: column " + std::to_string(column) + ": UnreachableRule: rules[" +
+                          std::to_string(*default_rule) +
+                          "] is \"default\" and matches always; \"default\" must be the last rule",
+                      rule_language::caret_hint(source.condition, column)});
         } else if (condition->is_default()) {
             default_rule = i;
         }

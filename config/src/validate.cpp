@@ -170,10 +170,10 @@ Completed complete(const std::string& place, std::span<const OptionSpec> table, 
         const std::string subject = place + ": option \"" + spec.name + "\"";
         if (written_as[row] != nullptr) {
             const bool two_spellings = *written_as[row] != name;
-            result.problems.push_back(problem(
-                subject + " is given twice" +
-                (two_spellings ? " (as \"" + *written_as[row] + "\" and as \"" + name + "\")" : std::string()) +
-                "; each option may be given once"));
+            result.problems.push_back(
+                problem(subject + " is given twice" +
+                        (two_spellings ? " (as \"" + *written_as[row] + "\" and as \"" + name + "\")" : std::string()) +
+                        "; each option may be given once"));
             continue;
         }
         written_as[row] = &name;
@@ -268,7 +268,8 @@ Result<std::vector<OptionValue>> complete_options(const std::string& place, std:
     return std::move(completed.values);
 }
 
-std::vector<Error> check_options(const std::string& place, std::span<const OptionSpec> table, const NamedValues& given) {
+std::vector<Error> check_options(const std::string& place, std::span<const OptionSpec> table,
+                                 const NamedValues& given) {
     return complete(place, table, given).problems;
 }
 

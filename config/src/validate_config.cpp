@@ -2,6 +2,7 @@
 // A configuration file to Config, with every problem it has.
 #include <algorithm>
 #include <filesystem>
+#include <unordered_set>
 
 #include "attend/config/names.hpp"
 #include "config_table.hpp"
@@ -71,13 +72,10 @@ private:
     }
 
     // Names as they are: ids of plugins, names of mechanisms, everything inside values that are not ours.
-    bool first_of_name(const std::string& path, const Json::Object& members, std::size_t index) {
-        for (std::size_t i = 0; i < index; ++i) {
-            if (members[i].first != members[index].first) continue;
-            problem(path + "." + members[index].first, "is given twice; each key may stand once");
-            return false;
-        }
-        return true;
+    bool first_of_name(const std::string& path, std::unordered_set<std::string_view>& seen, const std::string& name) {
+        if (seen.insert(name).second) return true;
+        problem(path + "." + name, "is given twice; each key may stand once");
+        return false;
     }
     void no_key_twice(const std::string& path, const Json& value) {
         if (value.is_array()) {
@@ -86,9 +84,9 @@ private:
             }
         }
         if (!value.is_object()) return;
-        const Json::Object& members = value.as_object();
-        for (std::size_t i = 0; i < members.size(); ++i) {
-            if (first_of_name(path, members, i)) no_key_twice(path + "." + members[i].first, members[i].second);
+        std::unordered_set<std::string_view> seen;
+        for (const Member& member : value.as_object()) {
+            if (first_of_name(path, seen, member.first)) no_key_twice(path + "." + member.first, member.second);
         }
     }
 
@@ -97,10 +95,12 @@ private:
             problem("top level", std::string("is ") + document.kind() + "; accepted: one object");
             return;
         }
-        static const std::vector<std::string> names{"version", "service", "cache", "rules", "plugins", "mechanisms", "targets"};
+        static const std::vector<std::string> names{"version", "service",    "cache",  "rules",
+                                                    "plugins", "mechanisms", "targets"};
         if (document.find("version") == nullptr) {
-            const bool other_spelling = std::any_of(document.as_object().begin(), document.as_object().end(),
-                                                    [](const Member& member) { return fold_name(member.first) == "version"; });
+            const bool other_spelling =
+                std::any_of(document.as_object().begin(), document.as_object().end(),
+                            [](const Member& member) { return fold_name(member.first) == "version"; });
             if (!other_spelling) problem("version", "is missing; accepted: " + std::to_string(config_version));
         }
         members("", document, names, [&](const std::string& name, const Json& value) {
@@ -158,7 +158,8 @@ private:
 
     // A section of plain values.
     template <class Section>
-    void section(const std::string& path, const Json& value, Section& section, std::span<const Setting<Section>> settings) {
+    void section(const std::string& path, const Json& value, Section& section,
+                 std::span<const Setting<Section>> settings) {
         if (!is_object(path, value)) return;
         members(path, value, names_of(settings), [&](const std::string& name, const Json& member) {
             const std::string member_path = path + "." + name;
@@ -184,7 +185,8 @@ private:
             }
         });
         for (const auto& setting : settings) {
-            if (!setting.spec.required || std::find(seen.begin(), seen.end(), setting.spec.name) != seen.end()) continue;
+            if (!setting.spec.required || std::find(seen.begin(), seen.end(), setting.spec.name) != seen.end())
+                continue;
             problem(path + "." + setting.spec.name, "is missing; accepted: text (" + setting.spec.help + ")");
             good = false;
         }
@@ -212,7 +214,8 @@ private:
         for (std::size_t i = 0; i < compiled.size(); ++i) {
             if (!readable[i] && compiled[i].condition.empty()) compiled[i].condition = "false";
         }
-        const RuleCheck named = [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
+        const RuleCheck named = [&](const std::string& mechanism, const NamedValues& options,
+                                    const std::string& place) {
             return mechanism.empty() ? std::vector<Error>() : check_(mechanism, options, place);
         };
         CompiledRules rules = compile_rules(result_.config.file, compiled, check_ ? named : RuleCheck());
@@ -228,10 +231,9 @@ private:
 
     void plugins(const Json& value) {
         if (!is_object("plugins", value)) return;
-        const Json::Object& entries = value.as_object();
-        for (std::size_t i = 0; i < entries.size(); ++i) {
-            const auto& [id, settings] = entries[i];
-            if (!first_of_name("plugins", entries, i)) continue;
+        std::unordered_set<std::string_view> seen;
+        for (const auto& [id, settings] : value.as_object()) {
+            if (!first_of_name("plugins", seen, id)) continue;
             const std::string path = "plugins." + id;
             if (id == "dirs") {
                 plugin_dirs(settings);
@@ -264,10 +266,9 @@ private:
 
     void mechanisms(const Json& value) {
         if (!is_object("mechanisms", value)) return;
-        const Json::Object& entries = value.as_object();
-        for (std::size_t i = 0; i < entries.size(); ++i) {
-            const auto& [name, settings] = entries[i];
-            if (!first_of_name("mechanisms", entries, i)) continue;
+        std::unordered_set<std::string_view> seen;
+        for (const auto& [name, settings] : value.as_object()) {
+            if (!first_of_name("mechanisms", seen, name)) continue;
             if (name.empty()) {
                 problem("mechanisms", "has an empty name; accepted: names of mechanisms");
                 continue;

@@ -52,12 +52,12 @@ struct CacheConfig {
     std::int64_t capacity_bytes{std::int64_t{64} << 20};
     std::int64_t max_entries{256};
     double max_entry_fraction{0.25};
-    std::int64_t ttl_ms{0};  // 0: entries do not age
+    std::int64_t ttl_ms{0};      // 0: entries do not age
     std::string verify{"hash"};  // hash, full
 };
 
 struct PluginsConfig {
-    std::vector<std::string> dirs;  // resolved against the folder of the file
+    std::vector<std::string> dirs;                       // resolved against the folder of the file
     std::vector<std::pair<std::string, Json>> settings;  // plugin id -> its settings, unread
 };
 
@@ -73,7 +73,7 @@ struct TargetConfig {
     std::int64_t sequence_length{2048};
     std::int64_t head_dim{64};
     std::int64_t heads{8};
-    std::string metric{"speedup"};  // speedup, memory_saving, relative_error
+    std::string metric{"speedup"};   // speedup, memory_saving, relative_error
     std::optional<double> at_least;  // exactly one of the two limits is given
     std::optional<double> at_most;
 };
@@ -123,8 +123,10 @@ struct MechanismReference {
 
 // Sets one value of `service` or `cache` from text (JSON or bare) or JSON, for the environment and for flags. The
 // message of an error begins with the origin's name: `--threads: is "many"; accepted: integer from 0 ...`.
-[[nodiscard]] Result<void> override_setting(Config& config, std::string_view path, std::string_view text, Origin origin);
-[[nodiscard]] Result<void> override_setting_json(Config& config, std::string_view path, const Json& value, Origin origin);
+[[nodiscard]] Result<void> override_setting(Config& config, std::string_view path, std::string_view text,
+                                            Origin origin);
+[[nodiscard]] Result<void> override_setting_json(Config& config, std::string_view path, const Json& value,
+                                                 Origin origin);
 
 // JSON Schema (draft 2020-12) of the file.
 [[nodiscard]] Json config_schema();

@@ -36,12 +36,13 @@ public:
     Json& operator=(Json&& other) noexcept;
 
     Json(std::nullptr_t) {}
-    Json(bool value) : value_(value) {}
+    // A template, so that no pointer becomes a boolean.
+    template <std::same_as<bool> T>
+    Json(T value) : value_(value) {}
     template <std::signed_integral T>
     Json(T value) : value_(static_cast<std::int64_t>(value)) {}
     template <std::unsigned_integral T>
-        requires(!std::same_as<T, bool>)
-    Json(T value) {
+    requires(!std::same_as<T, bool>) Json(T value) {
         const auto wide = static_cast<std::uint64_t>(value);
         if (wide <= static_cast<std::uint64_t>(INT64_MAX)) {
             value_ = static_cast<std::int64_t>(wide);
@@ -115,9 +116,9 @@ private:
 };
 
 struct JsonLimits {
-    std::size_t max_depth = 64;       // arrays and objects inside one another; the outermost counts as 1
-    bool allow_trailing_space = true; // blanks and line ends after the value
-    bool reject_duplicates = true;    // false only for callers that report duplicate keys themselves
+    std::size_t max_depth = 64;        // arrays and objects inside one another; the outermost counts as 1
+    bool allow_trailing_space = true;  // blanks and line ends after the value
+    bool reject_duplicates = true;     // false only for callers that report duplicate keys themselves
 };
 
 // Parses exactly one JSON value as RFC 8259 has it: UTF-8 is checked, no comments, no trailing commas, no key

@@ -50,8 +50,8 @@ struct OptionSpec {
 
 // One option as a mechanism gets it.
 struct OptionValue {
-    using Value =
-        std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<std::int64_t>, std::vector<double>>;
+    using Value = std::variant<std::monostate, bool, std::int64_t, double, std::string, std::vector<std::int64_t>,
+                               std::vector<double>>;
 
     std::string name;
     OptionType type{OptionType::none};  // none: not given and no default

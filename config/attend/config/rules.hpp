@@ -35,29 +35,57 @@ using RuleValue = std::variant<double, bool, std::string>;
 
 // How a variable's value is checked when a request supplies it.
 enum class RuleVariableKind {
-    count,     // a number without fraction, not negative, finite
-    bytes,     // the same, or infinity
-    amount,    // any number that is not negative; infinity allowed
+    count,   // a number without fraction, not negative, finite
+    bytes,   // the same, or infinity
+    amount,  // any number that is not negative; infinity allowed
     flag,
     word,
-    derived    // computed only, cannot be supplied
+    derived  // computed only, cannot be supplied
 };
 
 // The variables of conditions, in the order of the reference. The values of the enumeration are indices into
 // rule_variables().
 enum class RuleVariable : std::size_t {
-    seq_len, seq_len_k, batch_size, heads, kv_heads, head_dim, value_dim, model_dim,
-    causal, has_mask, has_bias, has_dropout, need_lse, need_scores, cross_attention, hierarchical, graph, moe, decode,
-    window_size, num_edges, density, query_complexity, memory_budget, max_error, latency_budget_ms,
-    precision, device, backend, task_type, threads, score_bytes,
+    seq_len,
+    seq_len_k,
+    batch_size,
+    heads,
+    kv_heads,
+    head_dim,
+    value_dim,
+    model_dim,
+    causal,
+    has_mask,
+    has_bias,
+    has_dropout,
+    need_lse,
+    need_scores,
+    cross_attention,
+    hierarchical,
+    graph,
+    moe,
+    decode,
+    window_size,
+    num_edges,
+    density,
+    query_complexity,
+    memory_budget,
+    max_error,
+    latency_budget_ms,
+    precision,
+    device,
+    backend,
+    task_type,
+    threads,
+    score_bytes,
     count_
 };
 inline constexpr std::size_t rule_variable_count = static_cast<std::size_t>(RuleVariable::count_);
 
 struct RuleVariableInfo {
     RuleVariable id;
-    std::string name;                  // camelCase, as the reference spells it
-    std::string alias;                 // a second name, or empty
+    std::string name;                    // camelCase, as the reference spells it
+    std::string alias;                   // a second name, or empty
     std::vector<std::string> spellings;  // every accepted spelling: name, alias, and both in snake_case
     RuleType type;
     RuleVariableKind kind;
@@ -139,8 +167,8 @@ struct Rule {
 
 // Says whether the mechanism exists and takes the options; called with place "<file>: rules[i]" for every rule.
 // Returns every problem it finds.
-using RuleCheck =
-    std::function<std::vector<Error>(const std::string& mechanism, const NamedValues& options, const std::string& place)>;
+using RuleCheck = std::function<std::vector<Error>(const std::string& mechanism, const NamedValues& options,
+                                                   const std::string& place)>;
 
 struct CompiledRules {
     std::vector<Rule> rules;      // complete only if there are no problems

@@ -20,11 +20,34 @@ struct Failure {
 };
 
 enum class TokenKind {
-    end, invalid, number, text, word,
-    keyword_default, keyword_and, keyword_or, keyword_not, keyword_in, keyword_true, keyword_false,
-    less, less_equal, greater, greater_equal, equal, not_equal,
-    plus, minus, times, divide, remainder,
-    open, close, open_set, close_set, comma
+    end,
+    invalid,
+    number,
+    text,
+    word,
+    keyword_default,
+    keyword_and,
+    keyword_or,
+    keyword_not,
+    keyword_in,
+    keyword_true,
+    keyword_false,
+    less,
+    less_equal,
+    greater,
+    greater_equal,
+    equal,
+    not_equal,
+    plus,
+    minus,
+    times,
+    divide,
+    remainder,
+    open,
+    close,
+    open_set,
+    close_set,
+    comma
 };
 
 struct Token {
@@ -32,9 +55,9 @@ struct Token {
     std::size_t offset{0};
     std::string_view source;  // as written
     double number{0.0};
-    std::string_view text;  // a string without its quotes
-    Failure failure;        // of an invalid token
-    bool symbol_not{false}; // "!" instead of "not": the same operator, but not part of "not in"
+    std::string_view text;   // a string without its quotes
+    Failure failure;         // of an invalid token
+    bool symbol_not{false};  // "!" instead of "not": the same operator, but not part of "not in"
 };
 
 class Lexer {
@@ -55,7 +78,23 @@ private:
 // A character or token as a message shows it.
 [[nodiscard]] std::string shown(std::string_view source, std::size_t offset);
 
-enum class NodeKind { number, text, boolean, variable, call, negate, logical_not, logical_and, logical_or, compare, in, arithmetic };
+// The condition and, below it, a caret under a column. Line ends and tabs become blanks, or the caret would be moved.
+[[nodiscard]] std::string caret_hint(std::string_view source, std::size_t column);
+
+enum class NodeKind {
+    number,
+    text,
+    boolean,
+    variable,
+    call,
+    negate,
+    logical_not,
+    logical_and,
+    logical_or,
+    compare,
+    in,
+    arithmetic
+};
 
 enum class Function { min, max, abs, floor, ceil, log2, sqrt };
 [[nodiscard]] const std::vector<std::string>& function_names();  // in the order of the enumeration
@@ -72,13 +111,13 @@ struct Operator {
 // the tree is bounded by the depth limit of the language and not by the length of the text.
 struct Node {
     NodeKind kind;
-    std::size_t offset{0};        // of the atom, the function or the prefix operator
-    double number{0.0};           // number, boolean
-    std::string_view text;        // text; the name of a variable or function
-    bool negated{false};          // "not in"
-    std::vector<NodeIndex> operands;   // of `in`: the left side, then the members
-    std::vector<Operator> operators;   // between the operands
-    RuleType type{RuleType::number};   // filled in by the checker
+    std::size_t offset{0};            // of the atom, the function or the prefix operator
+    double number{0.0};               // number, boolean
+    std::string_view text;            // text; the name of a variable or function
+    bool negated{false};              // "not in"
+    std::vector<NodeIndex> operands;  // of `in`: the left side, then the members
+    std::vector<Operator> operators;  // between the operands
+    RuleType type{RuleType::number};  // filled in by the checker
     RuleVariable variable{RuleVariable::seq_len};
     Function function{Function::min};
 };

@@ -81,7 +81,8 @@ private:
             return;
         }
         if (find_function(node.text)) {
-            fail(node.offset, quoted(node.text) + " is a function, not a variable; its arguments follow in parentheses");
+            fail(node.offset,
+                 quoted(node.text) + " is a function, not a variable; its arguments follow in parentheses");
             return;
         }
         std::vector<std::string> names;
@@ -90,10 +91,11 @@ private:
             if (!info.alias.empty()) names.push_back(info.alias);
         }
         const std::string nearest = did_you_mean(node.text, names);
-        fail(node.offset, "unknown variable " + quoted(node.text) +
-                              (nearest.empty() ? std::string("; strings stand in quotes, the variables are listed in the "
-                                                             "reference of selection rules")
-                                               : nearest));
+        fail(node.offset,
+             "unknown variable " + quoted(node.text) +
+                 (nearest.empty() ? std::string("; strings stand in quotes, the variables are listed in the "
+                                                "reference of selection rules")
+                                  : nearest));
     }
 
     void call(Node& node) {
@@ -144,7 +146,8 @@ private:
             const RuleType wrong = left != type ? left : type_of(node.operands[i + 1]);
             if (wrong == type) continue;
             fail(node.operators[i].offset, quoted(operator_text(node.operators[i].kind)) + " takes a " +
-                                               rule_type_name(type) + " on either side, not a " + rule_type_name(wrong));
+                                               rule_type_name(type) + " on either side, not a " +
+                                               rule_type_name(wrong));
         }
     }
 
@@ -158,8 +161,9 @@ private:
         const Operator& op = node.operators.front();
         const bool equality = op.kind == TokenKind::equal || op.kind == TokenKind::not_equal;
         if (equality ? left == right : left == RuleType::number && right == RuleType::number) return;
-        fail(op.offset, quoted(operator_text(op.kind)) + (equality ? " compares values of one type" : " compares numbers") +
-                            ", not a " + rule_type_name(left) + " with a " + rule_type_name(right));
+        fail(op.offset, quoted(operator_text(op.kind)) +
+                            (equality ? " compares values of one type" : " compares numbers") + ", not a " +
+                            rule_type_name(left) + " with a " + rule_type_name(right));
     }
 
     void membership(Node& node) {

@@ -14,13 +14,36 @@ namespace attend {
 namespace rule_language {
 
 enum class Op : std::uint8_t {
-    push_number, push_text, load_number, load_text,
-    negate, logical_not, add, subtract, multiply, divide, remainder,
-    less, less_equal, greater, greater_equal, equal, not_equal, equal_text, not_equal_text,
-    in, in_text,               // argument: number of members
-    skip_if_false, skip_if_true,  // argument: target; the value stays if the jump is taken
-    min, max,                  // argument: number of arguments
-    abs, floor, ceil, log2, sqrt
+    push_number,
+    push_text,
+    load_number,
+    load_text,
+    negate,
+    logical_not,
+    add,
+    subtract,
+    multiply,
+    divide,
+    remainder,
+    less,
+    less_equal,
+    greater,
+    greater_equal,
+    equal,
+    not_equal,
+    equal_text,
+    not_equal_text,
+    in,
+    in_text,  // argument: number of members
+    skip_if_false,
+    skip_if_true,  // argument: target; the value stays if the jump is taken
+    min,
+    max,  // argument: number of arguments
+    abs,
+    floor,
+    ceil,
+    log2,
+    sqrt
 };
 
 struct Instruction {
@@ -188,8 +211,9 @@ Reason arithmetic(Op op, double left, double right, double& result) {
             if (right == 0.0) return "remainder by zero; the right side of % must not be 0";
             result = floored_remainder(left, right);
     }
-    return std::isnan(result) ? "the result is not a number, as of infinity - infinity; accepted: operands with a result"
-                              : nullptr;
+    return std::isnan(result)
+               ? "the result is not a number, as of infinity - infinity; accepted: operands with a result"
+               : nullptr;
 }
 
 Reason run(const ConditionProgram& program, const RuleVariables& variables, Cell* stack, bool& result) {
@@ -276,22 +300,16 @@ Reason run(const ConditionProgram& program, const RuleVariables& variables, Cell
 
 std::size_t column_of(std::string_view source, std::size_t offset) {
     // Characters, not bytes: what continues a UTF-8 sequence does not count.
-    return 1 + static_cast<std::size_t>(std::count_if(source.begin(),
-                                                      source.begin() + static_cast<std::ptrdiff_t>(offset), [](char c) {
-                                                          return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
-                                                      }));
+    return 1 + static_cast<std::size_t>(
+                   std::count_if(source.begin(), source.begin() + static_cast<std::ptrdiff_t>(offset),
+                                 [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
 }
 
 Error compile_error(std::string_view source, const std::string& place, const Failure& failure) {
     if (!failure.offset) return Error{ErrorCode::rule, place + ": " + failure.message, {}};
     const std::size_t column = column_of(source, *failure.offset);
-    // Line ends and tabs would move the caret away from its token.
-    std::string line(source);
-    for (char& c : line) {
-        if (static_cast<unsigned char>(c) < 0x20U || c == 0x7F) c = ' ';
-    }
     return Error{ErrorCode::rule, place + ": column " + std::to_string(column) + ": " + failure.message,
-                 line + "\n" + std::string(column - 1, ' ') + "^"};
+                 caret_hint(source, column)};
 }
 
 }  // namespace

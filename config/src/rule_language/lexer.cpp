@@ -19,7 +19,8 @@ struct Unit {
     double factor;
 };
 // Longer names first: a number takes the longest unit.
-constexpr std::array<Unit, 6> units{{{"Ki", 0x1p10}, {"Mi", 0x1p20}, {"Gi", 0x1p30}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}}};
+constexpr std::array<Unit, 6> units{
+    {{"Ki", 0x1p10}, {"Mi", 0x1p20}, {"Gi", 0x1p30}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}}};
 
 constexpr std::array<std::pair<std::string_view, TokenKind>, 7> keywords{{{"default", TokenKind::keyword_default},
                                                                           {"and", TokenKind::keyword_and},
@@ -91,6 +92,14 @@ std::string shown(std::string_view source, std::size_t offset) {
     return text;
 }
 
+std::string caret_hint(std::string_view source, std::size_t column) {
+    std::string line(source);
+    for (char& c : line) {
+        if (static_cast<unsigned char>(c) < 0x20U || c == 0x7F) c = ' ';
+    }
+    return line + "\n" + std::string(column - 1, ' ') + "^";
+}
+
 Token Lexer::invalid(std::size_t offset, std::string message) const {
     Token token;
     token.kind = TokenKind::invalid;
@@ -114,7 +123,8 @@ Token Lexer::number() {
     if (at(end) == 'e' || at(end) == 'E') {
         ++end;
         if (at(end) == '+' || at(end) == '-') ++end;
-        if (!digits()) return invalid(end, "a number ends in its exponent; a digit must follow, not " + shown(source_, end));
+        if (!digits())
+            return invalid(end, "a number ends in its exponent; a digit must follow, not " + shown(source_, end));
     }
     Token token;
     token.kind = TokenKind::number;

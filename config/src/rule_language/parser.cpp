@@ -134,7 +134,8 @@ private:
         if (failure_) return nothing;
         NodeIndex node = left;
         if (is_comparison(token_.kind)) {
-            Node compare{.kind = NodeKind::compare, .offset = token_.offset, .text = {}, .operands = {left}, .operators = {}};
+            Node compare{
+                .kind = NodeKind::compare, .offset = token_.offset, .text = {}, .operands = {left}, .operators = {}};
             compare.operators.push_back({token_.kind, token_.offset});
             advance();
             compare.operands.push_back(sum());

@@ -69,7 +69,8 @@ std::string read_file(const std::filesystem::path& path) {
 
 std::vector<std::filesystem::path> shipped_files() {
     std::vector<std::filesystem::path> files{std::filesystem::path(ATTEND_SOURCE_DIR) / "config/defaults/attend.json"};
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(ATTEND_SOURCE_DIR) / "config/examples")) {
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::filesystem::path(ATTEND_SOURCE_DIR) / "config/examples")) {
         if (entry.path().extension() == ".json") files.push_back(entry.path());
     }
     return files;
@@ -100,9 +101,12 @@ bool conforms(const Json& schema, const Json& value) {
         if (!any) return false;
     }
     if (value.is_number()) {
-        if (const Json* low = schema.find("minimum"); low != nullptr && value.as_double() < low->as_double()) return false;
-        if (const Json* high = schema.find("maximum"); high != nullptr && value.as_double() > high->as_double()) return false;
-        if (const Json* low = schema.find("exclusiveMinimum"); low != nullptr && value.as_double() <= low->as_double()) return false;
+        if (const Json* low = schema.find("minimum"); low != nullptr && value.as_double() < low->as_double())
+            return false;
+        if (const Json* high = schema.find("maximum"); high != nullptr && value.as_double() > high->as_double())
+            return false;
+        if (const Json* low = schema.find("exclusiveMinimum"); low != nullptr && value.as_double() <= low->as_double())
+            return false;
     }
     if (const Json* required = schema.find("required")) {
         for (const Json& name : required->as_array()) {
@@ -112,7 +116,8 @@ bool conforms(const Json& schema, const Json& value) {
     if (const Json* forbidden = schema.find("not"); forbidden != nullptr && conforms(*forbidden, value)) return false;
     if (const Json* choices = schema.find("oneOf")) {
         const auto& list = choices->as_array();
-        if (std::count_if(list.begin(), list.end(), [&](const Json& one) { return conforms(one, value); }) != 1) return false;
+        if (std::count_if(list.begin(), list.end(), [&](const Json& one) { return conforms(one, value); }) != 1)
+            return false;
     }
     if (value.is_array()) {
         const Json* items = schema.find("items");
@@ -186,16 +191,23 @@ TEST_CASE("config: version must be there and be 1") {
 
 TEST_CASE("config: unknown keys get the nearest name, everywhere") {
     CHECK(only_problem(with("\"servise\": {}")) == "c.json: servise: unknown key; did you mean \"service\"?");
-    CHECK(only_problem(with("\"service\": {\"thread\": 1}")) == "c.json: service.thread: unknown key; did you mean \"threads\"?");
-    CHECK(contains(only_problem(with("\"cache\": {\"zzzz\": 1}")), "c.json: cache.zzzz: unknown key; accepted: mode, level"));
-    CHECK(contains(only_problem(with(R"("rules": [{"condition": "moe", "mechanism": "a", "option": {}}])")), "rules[0].option: unknown key"));
-    CHECK(contains(only_problem(with(R"("mechanisms": {"a": {"providers": "x"}})")), "mechanisms.a.providers: unknown key"));
-    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "a", "at_leest": 1, "at_most": 2}])")), "did you mean \"at_least\""));
+    CHECK(only_problem(with("\"service\": {\"thread\": 1}")) ==
+          "c.json: service.thread: unknown key; did you mean \"threads\"?");
+    CHECK(contains(only_problem(with("\"cache\": {\"zzzz\": 1}")),
+                   "c.json: cache.zzzz: unknown key; accepted: mode, level"));
+    CHECK(contains(only_problem(with(R"("rules": [{"condition": "moe", "mechanism": "a", "option": {}}])")),
+                   "rules[0].option: unknown key"));
+    CHECK(contains(only_problem(with(R"("mechanisms": {"a": {"providers": "x"}})")),
+                   "mechanisms.a.providers: unknown key"));
+    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "a", "at_leest": 1, "at_most": 2}])")),
+                   "did you mean \"at_least\""));
 }
 
 TEST_CASE("config: wrong types and values name their path") {
-    CHECK(contains(only_problem(with("\"service\": {\"threads\": -1}")), "c.json: service.threads: is -1; accepted: integer from 0"));
-    CHECK(contains(only_problem(with("\"service\": {\"backend\": \"cuda\"}")), "one of auto, avx512, avx2, neon, baseline"));
+    CHECK(contains(only_problem(with("\"service\": {\"threads\": -1}")),
+                   "c.json: service.threads: is -1; accepted: integer from 0"));
+    CHECK(contains(only_problem(with("\"service\": {\"backend\": \"cuda\"}")),
+                   "one of auto, avx512, avx2, neon, baseline"));
     CHECK(contains(only_problem(with("\"service\": {\"precision\": \"fp64\"}")), "one of fp32, fp16, bf16, int8, fp8"));
     CHECK(contains(only_problem(with("\"service\": {\"deterministic\": 1}")), "true or false"));
     CHECK(contains(only_problem(with("\"service\": {\"speedup_target\": 0}")), "number above 0"));
@@ -218,11 +230,13 @@ TEST_CASE("config: null stands for no memory budget and for nothing else") {
 TEST_CASE("config: no key twice, also in two spellings and deep inside") {
     CHECK(only_problem(with("\"version\": 1")) == "c.json: version: is given twice; each key may stand once");
     CHECK(contains(only_problem(with("\"cache\": {\"ttl_ms\": 1, \"ttlMs\": 2}")), "cache.ttl_ms: is given twice"));
-    CHECK(contains(only_problem(with(R"("plugins": {"a.b": {"x": [{"y": 1, "y": 2}]}})")), "plugins.a.b.x[0].y: is given twice"));
+    CHECK(contains(only_problem(with(R"("plugins": {"a.b": {"x": [{"y": 1, "y": 2}]}})")),
+                   "plugins.a.b.x[0].y: is given twice"));
     CHECK(contains(only_problem(with(R"("plugins": {"a.b": 1, "a.b": 2})")), "plugins.a.b: is given twice"));
     CHECK(contains(only_problem(with(R"("mechanisms": {"m": {}, "m": {}})")), "mechanisms.m: is given twice"));
-    CHECK(contains(only_problem(with(R"("rules": [{"condition": "moe", "mechanism": "m", "options": {"a": 1, "a": 1}}])")),
-                   "rules[0].options.a: is given twice"));
+    CHECK(contains(
+        only_problem(with(R"("rules": [{"condition": "moe", "mechanism": "m", "options": {"a": 1, "a": 1}}])")),
+        "rules[0].options.a: is given twice"));
 }
 
 TEST_CASE("config: all problems of a file at once, in their order") {
@@ -235,10 +249,15 @@ TEST_CASE("config: all problems of a file at once, in their order") {
       "targets": [{"mechanism": "m"}],
       "extra": 1
     })");
-    const std::vector<std::string> beginnings{"c.json: version:", "c.json: service.threads:", "c.json: service.bakend:",
-                                              "c.json: service.precision:", "c.json: cache.mode:", "c.json: rules[1].condition: is missing",
+    const std::vector<std::string> beginnings{"c.json: version:",
+                                              "c.json: service.threads:",
+                                              "c.json: service.bakend:",
+                                              "c.json: service.precision:",
+                                              "c.json: cache.mode:",
+                                              "c.json: rules[1].condition: is missing",
                                               "c.json: rules[0].condition: column 1: unknown variable",
-                                              "c.json: rules[3].condition: column 1: UnreachableRule", "c.json: targets[0]: has no limit",
+                                              "c.json: rules[3].condition: column 1: UnreachableRule",
+                                              "c.json: targets[0]: has no limit",
                                               "c.json: extra: unknown key"};
     REQUIRE(messages.size() == beginnings.size());
     for (std::size_t i = 0; i < messages.size(); ++i) {
@@ -257,20 +276,25 @@ TEST_CASE("config: text that is no JSON is one problem with its place") {
 TEST_CASE("config: rules need a condition and a mechanism") {
     CHECK(contains(only_problem(with(R"("rules": [{"condition": "moe"}])")), "rules[0].mechanism: is missing"));
     CHECK(contains(only_problem(with(R"("rules": [{"mechanism": "m"}])")), "rules[0].condition: is missing"));
-    CHECK(contains(only_problem(with(R"("rules": [{"condition": 1, "mechanism": "m"}])")), "rules[0].condition: is 1; accepted: text"));
+    CHECK(contains(only_problem(with(R"("rules": [{"condition": 1, "mechanism": "m"}])")),
+                   "rules[0].condition: is 1; accepted: text"));
     CHECK(contains(only_problem(with(R"("rules": ["moe"])")), "rules[0]: is a string; accepted: an object"));
-    CHECK(contains(only_problem(with(R"("rules": [{"condition": "moe", "mechanism": "m", "options": []}])")), "rules[0].options: is an array"));
+    CHECK(contains(only_problem(with(R"("rules": [{"condition": "moe", "mechanism": "m", "options": []}])")),
+                   "rules[0].options: is an array"));
 }
 
 TEST_CASE("config: a rule's error carries the caret line") {
-    const LoadedConfig result = load_config(with(R"("rules": [{"condition": "moe and graf", "mechanism": "m"}])"), "c.json");
+    const LoadedConfig result =
+        load_config(with(R"("rules": [{"condition": "moe and graf", "mechanism": "m"}])"), "c.json");
     REQUIRE(result.problems.size() == 1);
     CHECK(result.problems[0].code == ErrorCode::rule);
     CHECK(result.problems[0].hint == "moe and graf\n        ^");
 }
 
 TEST_CASE("config: mechanisms and options of rules are checked by the caller") {
-    const std::string text = with(R"("rules": [{"condition": "graf", "mechanism": "a"}, {"condition": "moe", "mechanism": "b", "options": {"x": 1}}])");
+    const std::string text = with(
+        R"("rules": [{"condition": "graf", "mechanism": "a"}, {"condition": "moe", "mechanism": "b",
+            "options": {"x": 1}}])");
     std::vector<std::string> seen;
     const RuleCheck check = [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
         seen.push_back(place + " " + mechanism + " " + std::to_string(options.size()));
@@ -286,11 +310,15 @@ TEST_CASE("config: mechanisms and options of rules are checked by the caller") {
 }
 
 TEST_CASE("config: a target has exactly one limit") {
-    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "m"}])")), "targets[0]: has no limit; accepted: at_least or at_most"));
-    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "m", "at_least": 1, "at_most": 2}])")), "has two limits"));
+    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "m"}])")),
+                   "targets[0]: has no limit; accepted: at_least or at_most"));
+    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "m", "at_least": 1, "at_most": 2}])")),
+                   "has two limits"));
     CHECK(contains(only_problem(with(R"("targets": [{"at_least": 1}])")), "targets[0].mechanism: is missing"));
-    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "m", "metric": "time", "at_least": 1}])")), "one of speedup, memory_saving, relative_error"));
-    CHECK(loaded(with(R"("targets": [{"mechanism": "m", "at_least": 1}])")).targets[0].name == "m against materialised");
+    CHECK(contains(only_problem(with(R"("targets": [{"mechanism": "m", "metric": "time", "at_least": 1}])")),
+                   "one of speedup, memory_saving, relative_error"));
+    CHECK(loaded(with(R"("targets": [{"mechanism": "m", "at_least": 1}])")).targets[0].name ==
+          "m against materialised");
 }
 
 TEST_CASE("config: folders of plugins are relative to the file") {
@@ -299,7 +327,8 @@ TEST_CASE("config: folders of plugins are relative to the file") {
     };
     CHECK(dirs("/a/b/c.json") == std::vector<std::string>{"/a/b/plugins", "/a/x", "/abs"});
     CHECK(dirs("c.json") == std::vector<std::string>{"plugins", "../x", "/abs"});
-    CHECK(contains(only_problem(with(R"("plugins": {"dirs": "plugins"})")), "plugins.dirs: is a string; accepted: an array"));
+    CHECK(contains(only_problem(with(R"("plugins": {"dirs": "plugins"})")),
+                   "plugins.dirs: is a string; accepted: an array"));
     CHECK(contains(only_problem(with(R"("plugins": {"dirs": [3]})")), "plugins.dirs[0]: is 3"));
 }
 
@@ -363,8 +392,9 @@ TEST_CASE("config: every mechanism that is named outside the rules is listed") {
     const auto references = mechanism_references(loaded(full));
     std::set<std::string> paths;
     for (const auto& reference : references) paths.insert(reference.path + "=" + reference.mechanism);
-    CHECK(paths == std::set<std::string>{"service.default_mechanism=flash-attention-v2", "service.fallback_mechanism=linear-attention",
-                                         "mechanisms.linear-attention=linear-attention", "targets[0].mechanism=flash-attention-v2"});
+    CHECK(paths == std::set<std::string>{
+                       "service.default_mechanism=flash-attention-v2", "service.fallback_mechanism=linear-attention",
+                       "mechanisms.linear-attention=linear-attention", "targets[0].mechanism=flash-attention-v2"});
 }
 
 TEST_CASE("config: the built-in configuration is the shipped file") {
@@ -402,11 +432,13 @@ TEST_CASE("config: every shipped file loads and conforms to the schema") {
 TEST_CASE("config: the schema describes every key of the full example and refuses others") {
     const Json schema = config_schema();
     CHECK(conforms(schema, *parse_json(full, "full")));
-    for (const char* text : {"{}", "{\"version\": 2}", "{\"version\": 1, \"extra\": 1}", "{\"version\": 1, \"service\": {\"thread\": 1}}",
-                             "{\"version\": 1, \"service\": {\"threads\": -1}}", "{\"version\": 1, \"service\": {\"backend\": \"cuda\"}}",
-                             "{\"version\": 1, \"service\": {\"speedup_target\": 0}}", "{\"version\": 1, \"rules\": [{\"condition\": \"moe\"}]}",
-                             "{\"version\": 1, \"targets\": [{\"mechanism\": \"m\"}]}",
-                             "{\"version\": 1, \"targets\": [{\"mechanism\": \"m\", \"at_least\": 1, \"at_most\": 1}]}"}) {
+    for (const char* text :
+         {"{}", "{\"version\": 2}", "{\"version\": 1, \"extra\": 1}", "{\"version\": 1, \"service\": {\"thread\": 1}}",
+          "{\"version\": 1, \"service\": {\"threads\": -1}}", "{\"version\": 1, \"service\": {\"backend\": \"cuda\"}}",
+          "{\"version\": 1, \"service\": {\"speedup_target\": 0}}",
+          "{\"version\": 1, \"rules\": [{\"condition\": \"moe\"}]}",
+          "{\"version\": 1, \"targets\": [{\"mechanism\": \"m\"}]}",
+          "{\"version\": 1, \"targets\": [{\"mechanism\": \"m\", \"at_least\": 1, \"at_most\": 1}]}"}) {
         INFO(text);
         CHECK_FALSE(conforms(schema, *parse_json(text, "text")));
         CHECK_FALSE(problems(text).empty());

@@ -68,13 +68,15 @@ TEST_CASE("json: a number beyond a double is refused") {
 }
 
 TEST_CASE("json: malformed numbers are refused") {
-    for (const char* text : {"01", "-", "+1", ".5", "1.", "1e", "1e+", "0x10", "NaN", "Infinity", "-Infinity", "1_000"}) {
+    for (const char* text :
+         {"01", "-", "+1", ".5", "1.", "1e", "1e+", "0x10", "NaN", "Infinity", "-Infinity", "1_000"}) {
         rejected(text);
     }
 }
 
 TEST_CASE("json: comments and trailing commas are refused") {
-    for (const char* text : {"/* a */ 1", "1 // a", "[1,]", "{\"a\":1,}", "[,1]", "[1 2]", "{\"a\" 1}", "{a:1}", "{'a':1}"}) {
+    for (const char* text :
+         {"/* a */ 1", "1 // a", "[1,]", "{\"a\":1,}", "[,1]", "[1 2]", "{\"a\" 1}", "{a:1}", "{'a':1}"}) {
         rejected(text);
     }
 }
@@ -156,7 +158,8 @@ TEST_CASE("json: a long list of keys keeps its order") {
 
 TEST_CASE("json: the writer escapes and replaces") {
     CHECK(write_json(Json("a\"b\\c\n\t\x01\x7f")) == "\"a\\\"b\\\\c\\n\\t\\u0001\\u007f\"");
-    CHECK(write_json(Json("\xff" "a\xc3")) == "\"\\ufffda\\ufffd\"");
+    CHECK(write_json(Json("\xff"
+                          "a\xc3")) == "\"\\ufffda\\ufffd\"");
     CHECK(write_json(Json("\xe2\x82\xac")) == "\"\xe2\x82\xac\"");
 }
 

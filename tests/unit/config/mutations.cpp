@@ -43,14 +43,16 @@ private:
 }  // namespace
 
 TEST_CASE("mutations: rules") {
-    const std::vector<std::string> seeds{"seqLen > 8Ki and not causal", "max(seqLen, seqLenK) * 2 % 7 in [1, 2.5e3, 4Ki]",
-                                         "not (graph or moe) && precision not in ['fp16', \"bf16\"]",
-                                         "-abs(-seqLen) < sqrt(log2(headDim)) || default", "density == 0.5 and scoreBytes / memoryBudget >= 1"};
+    const std::vector<std::string> seeds{
+        "seqLen > 8Ki and not causal", "max(seqLen, seqLenK) * 2 % 7 in [1, 2.5e3, 4Ki]",
+        "not (graph or moe) && precision not in ['fp16', \"bf16\"]", "-abs(-seqLen) < sqrt(log2(headDim)) || default",
+        "density == 0.5 and scoreBytes / memoryBudget >= 1"};
     Mutator mutator(1);
     const RuleVariables request = *RuleVariables::make({{"seqLen", 4096.0}}, {});
     std::size_t compiled = 0;
     for (int i = 0; i < 10000; ++i) {
-        const std::string text = mutator.mutate(seeds[mutator.below(seeds.size())], "()[]<>=!&|+-*/%,.'\"eKiMG019 aZ_\t\n");
+        const std::string text =
+            mutator.mutate(seeds[mutator.below(seeds.size())], "()[]<>=!&|+-*/%,.'\"eKiMG019 aZ_\t\n");
         const auto condition = Condition::compile(text, "f: rules[0].condition");
         if (condition.ok()) {
             ++compiled;
@@ -69,12 +71,14 @@ TEST_CASE("mutations: rules") {
 }
 
 TEST_CASE("mutations: JSON") {
-    const std::vector<std::string> seeds{R"({"a":[1,-2.5e-3,true,null,"x\u00e9\n"],"b":{"c":{}},"d":18446744073709551615})",
-                                         R"([[[[{"k":"\ud83d\ude00"}]]],0.1,1e308,-0,"\"\\\/"])"};
+    const std::vector<std::string> seeds{
+        R"({"a":[1,-2.5e-3,true,null,"x\u00e9\n"],"b":{"c":{}},"d":18446744073709551615})",
+        R"([[[[{"k":"\ud83d\ude00"}]]],0.1,1e308,-0,"\"\\\/"])"};
     Mutator mutator(2);
     std::size_t parsed = 0;
     for (int i = 0; i < 10000; ++i) {
-        const std::string text = mutator.mutate(seeds[mutator.below(seeds.size())], "{}[]\",:0123456789eE+-.\\untrfalse \n");
+        const std::string text =
+            mutator.mutate(seeds[mutator.below(seeds.size())], "{}[]\",:0123456789eE+-.\\untrfalse \n");
         const auto value = parse_json(text, "f");
         if (!value.ok()) {
             CHECK(value.error().code == ErrorCode::input);

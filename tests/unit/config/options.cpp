@@ -13,17 +13,28 @@ namespace {
 
 std::vector<OptionSpec> table() {
     std::vector<OptionSpec> rows;
-    rows.push_back({.name = "window", .help = "keys seen on each side of a query", .type = OptionType::integer,
-                    .default_value = Json(256), .min = 1, .max = 65536});
+    rows.push_back({.name = "window",
+                    .help = "keys seen on each side of a query",
+                    .type = OptionType::integer,
+                    .default_value = Json(256),
+                    .min = 1,
+                    .max = 65536});
     rows.push_back({.name = "causal", .type = OptionType::boolean, .default_value = Json(false)});
     rows.push_back({.name = "scale", .type = OptionType::real, .min = std::numeric_limits<double>::denorm_min()});
-    rows.push_back({.name = "dropout", .type = OptionType::real, .default_value = Json(0), .min = 0, .max = 1.0 - 0x1p-53});
-    rows.push_back({.name = "rope_scaling", .type = OptionType::enumeration, .default_value = Json("none"),
+    rows.push_back(
+        {.name = "dropout", .type = OptionType::real, .default_value = Json(0), .min = 0, .max = 1.0 - 0x1p-53});
+    rows.push_back({.name = "rope_scaling",
+                    .type = OptionType::enumeration,
+                    .default_value = Json("none"),
                     .choices = {"none", "dynamicNtk", "query-softmax", "true"}});
     rows.push_back({.name = "note", .type = OptionType::text});
     rows.push_back({.name = "seed", .type = OptionType::integer, .default_value = Json(0), .min = 0, .max = 0x1p64});
-    rows.push_back({.name = "global_tokens", .type = OptionType::integer_list, .default_value = Json(0), .min = 0,
-                    .max = 1000, .scalar_ok = true});
+    rows.push_back({.name = "global_tokens",
+                    .type = OptionType::integer_list,
+                    .default_value = Json(0),
+                    .min = 0,
+                    .max = 1000,
+                    .scalar_ok = true});
     rows.push_back({.name = "slopes", .type = OptionType::real_list, .max = 8});
     rows.push_back({.name = "offset", .type = OptionType::integer});
     return rows;
@@ -86,7 +97,8 @@ TEST_CASE("options: both spellings of a name") {
 
 TEST_CASE("options: an unknown name gets the nearest and the list") {
     const std::string message = refused({{"windw", Json(1)}});
-    CHECK(contains(message, "test-attention: unknown option \"windw\"; did you mean \"window\"? It has: window, causal, "));
+    CHECK(contains(message,
+                   "test-attention: unknown option \"windw\"; did you mean \"window\"? It has: window, causal, "));
     CHECK(contains(refused({{"qqqqqqqqqq", Json(1)}}), "; it has: window"));
 }
 
@@ -100,7 +112,8 @@ TEST_CASE("options: both bounds of an integer, and one past each") {
     CHECK(std::get<std::int64_t>(complete({{"window", Json(1)}})[0].value) == 1);
     CHECK(std::get<std::int64_t>(complete({{"window", Json(65536)}})[0].value) == 65536);
     CHECK(refused({{"window", Json(0)}}) ==
-          "test-attention: option \"window\" is 0; accepted: integer from 1 to 65536 (keys seen on each side of a query)");
+          "test-attention: option \"window\" is 0; accepted: integer from 1 to 65536 (keys seen on each side of a "
+          "query)");
     CHECK(contains(refused({{"window", Json(65537)}}), "is 65537"));
 }
 
@@ -130,7 +143,8 @@ TEST_CASE("options: an unsigned integer takes up to 2^64 - 1 and keeps its bits"
 TEST_CASE("options: a real takes integers and refuses NaN, infinity and values past its bounds") {
     CHECK(std::get<double>(named(complete({{"dropout", Json(0)}}), "dropout").value) == 0.0);
     CHECK(std::get<double>(named(complete({{"dropout", Json(0.5)}}), "dropout").value) == 0.5);
-    for (const double value : {1.0, -0.001, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    for (const double value :
+         {1.0, -0.001, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
         refused({{"dropout", Json(value)}});
     }
     CHECK(contains(refused({{"dropout", Json(1)}}), "number of at least 0 and below 1"));
@@ -141,7 +155,8 @@ TEST_CASE("options: a real takes integers and refuses NaN, infinity and values p
 TEST_CASE("options: an enumeration takes its choices as spelled and folded") {
     CHECK(std::get<std::int64_t>(named(complete({{"rope_scaling", Json("dynamicNtk")}}), "rope_scaling").value) == 1);
     CHECK(std::get<std::int64_t>(named(complete({{"rope_scaling", Json("dynamic_ntk")}}), "rope_scaling").value) == 1);
-    CHECK(std::get<std::int64_t>(named(complete({{"rope_scaling", Json("query-softmax")}}), "rope_scaling").value) == 2);
+    CHECK(std::get<std::int64_t>(named(complete({{"rope_scaling", Json("query-softmax")}}), "rope_scaling").value) ==
+          2);
     CHECK(std::get<std::int64_t>(named(complete({{"rope_scaling", Json(true)}}), "rope_scaling").value) == 3);
     const std::string message = refused({{"rope_scaling", Json("dynamicNt")}});
     CHECK(contains(message, "accepted: one of none, dynamicNtk, query-softmax, true"));
@@ -189,8 +204,9 @@ TEST_CASE("options: a required option must be there") {
 }
 
 TEST_CASE("options: check reports every problem") {
-    const auto problems = check_options(
-        "test-attention", table(), {{"windw", Json(1)}, {"window", Json(0)}, {"causal", Json(1)}, {"note", Json("fine")}});
+    const auto problems =
+        check_options("test-attention", table(),
+                      {{"windw", Json(1)}, {"window", Json(0)}, {"causal", Json(1)}, {"note", Json("fine")}});
     REQUIRE(problems.size() == 3);
     CHECK(contains(problems[0].message, "windw"));
     CHECK(contains(problems[1].message, "is 0"));

@@ -34,7 +34,8 @@ bool says(const std::string& text, const std::string& part) {
 
 TEST_CASE("rule errors: the form of the message and the caret line") {
     const Error error = compile_error("seqLen > 8Ki and caussal");
-    CHECK(error.message == "f.json: rules[3].condition: column 18: unknown variable \"caussal\"; did you mean \"causal\"?");
+    CHECK(error.message ==
+          "f.json: rules[3].condition: column 18: unknown variable \"caussal\"; did you mean \"causal\"?");
     CHECK(error.hint == "seqLen > 8Ki and caussal\n                 ^");
 }
 

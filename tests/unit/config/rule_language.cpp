@@ -147,9 +147,10 @@ TEST_CASE("rules: functions") {
 }
 
 TEST_CASE("rules: evaluation errors") {
-    for (const char* text : {"1 / 0 > 0", "0 / 0 > 0", "1 % 0 > 0", "log2(0) < 0", "log2(-1) < 0", "sqrt(-1) > 0",
-                             "memoryBudget - memoryBudget == 0", "0 * memoryBudget == 0", "memoryBudget / memoryBudget == 1",
-                             "memoryBudget % 2 == 0", "memoryBudget + -memoryBudget == 0"}) {
+    for (const char* text :
+         {"1 / 0 > 0", "0 / 0 > 0", "1 % 0 > 0", "log2(0) < 0", "log2(-1) < 0", "sqrt(-1) > 0",
+          "memoryBudget - memoryBudget == 0", "0 * memoryBudget == 0", "memoryBudget / memoryBudget == 1",
+          "memoryBudget % 2 == 0", "memoryBudget + -memoryBudget == 0"}) {
         const std::string message = evaluation_error(text);
         CHECK(message.rfind("f.json: rules[0].condition: ", 0) == 0);
         CHECK(message.find("column") == std::string::npos);
@@ -166,7 +167,8 @@ TEST_CASE("rules: overflow to infinity is no error") {
 TEST_CASE("rules: both spellings and the aliases are one variable") {
     const RequestFacts facts{{"seqLen", 777.0}, {"hierarchical", true}, {"graph", true}, {"moe", true}};
     CHECK(holds("seqLen == 777 and seq_len == 777 and sequenceLength == 777 and sequence_length == 777", facts));
-    CHECK(holds("isHierarchical and is_hierarchical and hasGraphStructure and has_graph_structure and isMoe and is_moe", facts));
+    CHECK(holds("isHierarchical and is_hierarchical and hasGraphStructure and has_graph_structure and isMoe and is_moe",
+                facts));
     CHECK(holds("seqLenK == seq_len_k and headDim == head_dim and latencyBudgetMs == latency_budget_ms"));
     CHECK_FALSE(compiles("SeqLen > 1"));
     CHECK_FALSE(compiles("seqlen > 1"));
@@ -179,7 +181,8 @@ TEST_CASE("rules: blanks separate, line ends and tabs are blanks") {
 }
 
 TEST_CASE("rules: a number may not be followed by a letter, digit or underscore") {
-    for (const char* text : {"seqLen > 1000and causal", "seqLen > 8k", "seqLen > 8Kib", "seqLen > 8KK", "seqLen > 1_000", "seqLen > 0x10"}) {
+    for (const char* text : {"seqLen > 1000and causal", "seqLen > 8k", "seqLen > 8Kib", "seqLen > 8KK",
+                             "seqLen > 1_000", "seqLen > 0x10"}) {
         CHECK_FALSE(compiles(text));
     }
     CHECK(compiles("seqLen > 8Ki and causal"));
@@ -204,14 +207,16 @@ TEST_CASE("rules: default stands alone") {
 }
 
 TEST_CASE("rules: 64 levels are accepted, 65 are refused") {
-    const auto wrap = [](const std::string& open, const std::string& inner, const std::string& close, std::size_t levels) {
+    const auto wrap = [](const std::string& open, const std::string& inner, const std::string& close,
+                         std::size_t levels) {
         std::string text;
         for (std::size_t i = 0; i < levels; ++i) text += open;
         text += inner;
         for (std::size_t i = 0; i < levels; ++i) text += close;
         return text;
     };
-    const std::vector<std::array<std::string, 3>> kinds{{"(", "causal", ")"}, {"not ", "causal", ""}, {"!", "causal", ""}};
+    const std::vector<std::array<std::string, 3>> kinds{
+        {"(", "causal", ")"}, {"not ", "causal", ""}, {"!", "causal", ""}};
     for (const auto& [open, inner, close] : kinds) {
         CHECK(compiles(wrap(open, inner, close, 64)));
         const auto refused = Condition::compile(wrap(open, inner, close, 65), "f.json: rules[0].condition");

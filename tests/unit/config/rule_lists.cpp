@@ -31,9 +31,12 @@ std::string refused(const RequestFacts& facts) {
 }
 
 std::vector<RuleSource> seed_rules() {
-    return {{"seqLen > 32768", "longformer-attention", {}}, {"seqLen > 8192", "linear-attention", {}},
-            {"hierarchical", "hyperbolic-attention", {}},   {"graph", "graph-attention", {}},
-            {"moe", "moe-attention", {}},                   {"default", "flash-attention-v2", {}}};
+    return {{"seqLen > 32768", "longformer-attention", {}},
+            {"seqLen > 8192", "linear-attention", {}},
+            {"hierarchical", "hyperbolic-attention", {}},
+            {"graph", "graph-attention", {}},
+            {"moe", "moe-attention", {}},
+            {"default", "flash-attention-v2", {}}};
 }
 
 std::string choose(const std::vector<Rule>& rules, const RequestFacts& facts) {
@@ -104,7 +107,8 @@ TEST_CASE("variables: decode means few queries and many keys") {
 }
 
 TEST_CASE("variables: scoreBytes is derived and cannot be supplied") {
-    CHECK(variables({{"seqLen", 10.0}, {"seqLenK", 20.0}, {"heads", 3.0}, {"batchSize", 2.0}}).number(V::score_bytes) == 4800);
+    CHECK(variables({{"seqLen", 10.0}, {"seqLenK", 20.0}, {"heads", 3.0}, {"batchSize", 2.0}}).number(V::score_bytes) ==
+          4800);
     CHECK(refused({{"seqLen", 10.0}, {"scoreBytes", 1.0}}).find("cannot be supplied") != std::string::npos);
     CHECK(refused({{"seqLen", 10.0}, {"score_bytes", 1.0}}).find("cannot be supplied") != std::string::npos);
 }
@@ -117,7 +121,8 @@ TEST_CASE("variables: seqLen is required") {
 
 TEST_CASE("variables: sizes and counts are whole, finite and not negative") {
     const double nan = std::nan("");
-    for (const char* name : {"seqLenK", "batchSize", "heads", "kvHeads", "headDim", "valueDim", "modelDim", "windowSize", "numEdges", "threads"}) {
+    for (const char* name : {"seqLenK", "batchSize", "heads", "kvHeads", "headDim", "valueDim", "modelDim",
+                             "windowSize", "numEdges", "threads"}) {
         for (const double value : {-1.0, 1.5, nan, infinity, -infinity}) refused({{"seqLen", 1.0}, {name, value}});
         variables({{"seqLen", 1.0}, {name, 3.0}});
     }
@@ -172,7 +177,8 @@ TEST_CASE("variables: the table lists every spelling once") {
     CHECK(rule_variables().size() == rule_variable_count);
     std::sort(all.begin(), all.end());
     CHECK(std::adjacent_find(all.begin(), all.end()) == all.end());
-    for (const char* taken : {"default", "and", "or", "not", "in", "true", "false", "min", "max", "abs", "floor", "ceil", "log2", "sqrt"}) {
+    for (const char* taken :
+         {"default", "and", "or", "not", "in", "true", "false", "min", "max", "abs", "floor", "ceil", "log2", "sqrt"}) {
         CHECK(find_rule_variable(taken) == nullptr);
     }
 }
@@ -201,8 +207,9 @@ TEST_CASE("rule lists: shuffling changes the outcome only when two conditions ho
             RequestFacts facts{{"seqLen", std::floor(std::exp2(static_cast<double>(random() % 1700) / 100.0))}};
             for (const char* flag : {"hierarchical", "graph", "moe"}) facts[flag] = random() % 3 == 0;
             const RuleVariables request = variables(facts);
-            const auto matches = std::count_if(original.begin(), original.end() - 1,
-                                               [&](const Rule& rule) { return rule.condition.evaluate(request).value(); });
+            const auto matches = std::count_if(original.begin(), original.end() - 1, [&](const Rule& rule) {
+                return rule.condition.evaluate(request).value();
+            });
             const bool same = choose(original, facts) == choose(shuffled, facts);
             if (matches < 2) CHECK(same);
             changed += same ? 0U : 1U;
@@ -216,13 +223,15 @@ TEST_CASE("rule lists: a rule behind default cannot be reached") {
     const CompiledRules result = compile_rules("f.json", sources);
     REQUIRE(result.problems.size() == 2);
     CHECK(result.problems[0].code == ErrorCode::rule);
-    CHECK(result.problems[0].message.rfind("f.json: rules[1].condition: column 2: UnreachableRule: rules[0] is \"default\"", 0) == 0);
+    CHECK(result.problems[0].message.rfind(
+              "f.json: rules[1].condition: column 2: UnreachableRule: rules[0] is \"default\"", 0) == 0);
     CHECK(result.problems[0].hint == " moe\n ^");
     CHECK(result.problems[1].message.rfind("f.json: rules[2].condition: column 1: UnreachableRule", 0) == 0);
 }
 
 TEST_CASE("rule lists: all problems are collected, with the number of their rule") {
-    const std::vector<RuleSource> sources{{"graf", "a", {}}, {"moe", "nobody", {}}, {"seqLen >", "a", {{"x", Json(1)}}}};
+    const std::vector<RuleSource> sources{
+        {"graf", "a", {}}, {"moe", "nobody", {}}, {"seqLen >", "a", {{"x", Json(1)}}}};
     const RuleCheck check = [](const std::string& mechanism, const NamedValues& options, const std::string& place) {
         std::vector<Error> problems;
         if (mechanism == "nobody") problems.push_back({ErrorCode::rule, place + ".mechanism: unknown mechanism", {}});
