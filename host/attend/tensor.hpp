@@ -19,20 +19,45 @@
 namespace attend {
 
 enum class DType : std::uint8_t {
-    f32, f64, f16, bf16, i8, u8, boolean, i32, i64, i16, u16, u32, u64, f8_e4m3, f8_e5m2,
+    f32,
+    f64,
+    f16,
+    bf16,
+    i8,
+    u8,
+    boolean,
+    i32,
+    i64,
+    i16,
+    u16,
+    u32,
+    u64,
+    f8_e4m3,
+    f8_e5m2,
 };
 
-inline constexpr std::array all_dtypes{DType::f32, DType::f64, DType::f16, DType::bf16,    DType::i8,
-                                       DType::u8,  DType::boolean, DType::i32, DType::i64, DType::i16,
-                                       DType::u16, DType::u32, DType::u64, DType::f8_e4m3, DType::f8_e5m2};
+inline constexpr std::array all_dtypes{DType::f32, DType::f64,     DType::f16, DType::bf16,    DType::i8,
+                                       DType::u8,  DType::boolean, DType::i32, DType::i64,     DType::i16,
+                                       DType::u16, DType::u32,     DType::u64, DType::f8_e4m3, DType::f8_e5m2};
 
 // Bytes of one element.
 [[nodiscard]] constexpr std::size_t dtype_size(DType dtype) noexcept {
     switch (dtype) {
-        case DType::f64: case DType::i64: case DType::u64: return 8;
-        case DType::f32: case DType::i32: case DType::u32: return 4;
-        case DType::f16: case DType::bf16: case DType::i16: case DType::u16: return 2;
-        case DType::i8: case DType::u8: case DType::boolean: case DType::f8_e4m3: case DType::f8_e5m2: return 1;
+        case DType::f64:
+        case DType::i64:
+        case DType::u64: return 8;
+        case DType::f32:
+        case DType::i32:
+        case DType::u32: return 4;
+        case DType::f16:
+        case DType::bf16:
+        case DType::i16:
+        case DType::u16: return 2;
+        case DType::i8:
+        case DType::u8:
+        case DType::boolean:
+        case DType::f8_e4m3:
+        case DType::f8_e5m2: return 1;
     }
     return 1;
 }
@@ -99,7 +124,9 @@ struct Tensor {
     [[nodiscard]] std::int64_t rank() const noexcept { return static_cast<std::int64_t>(shape.size()); }
     // Number of elements; 1 for a scalar.
     [[nodiscard]] std::int64_t size() const noexcept;
-    [[nodiscard]] std::size_t byte_size() const noexcept { return static_cast<std::size_t>(size()) * dtype_size(dtype); }
+    [[nodiscard]] std::size_t byte_size() const noexcept {
+        return static_cast<std::size_t>(size()) * dtype_size(dtype);
+    }
     // Row-major without gaps; strides of axes of extent 1 do not matter, and an empty tensor is contiguous.
     [[nodiscard]] bool contiguous() const noexcept;
 

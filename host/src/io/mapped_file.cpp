@@ -48,14 +48,14 @@ Result<MappedFile> map_file(const std::string& path) {
     const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) {
         const int number = errno;
-        return Error{ErrorCode::input, path + ": cannot be opened: " + reason(number) + "; a readable file is needed",
-                     {}};
+        return Error{
+            ErrorCode::input, path + ": cannot be opened: " + reason(number) + "; a readable file is needed", {}};
     }
     struct stat status {};
     if (::fstat(file.get(), &status) != 0) {
         const int number = errno;
-        return Error{ErrorCode::io, path + ": cannot be examined: " + reason(number) + "; a readable file is needed",
-                     {}};
+        return Error{
+            ErrorCode::io, path + ": cannot be examined: " + reason(number) + "; a readable file is needed", {}};
     }
     if (!S_ISREG(status.st_mode)) {
         return Error{ErrorCode::input, path + ": " + kind_of(status.st_mode) + "; a regular file is needed", {}};
@@ -91,7 +91,8 @@ OutputFile::~OutputFile() {
 
 Error OutputFile::system_error(const char* what, int number) const {
     return Error{ErrorCode::io,
-                 path_ + ": " + what + ": " + reason(number) + "; a writable place with enough room is needed", {}};
+                 path_ + ": " + what + ": " + reason(number) + "; a writable place with enough room is needed",
+                 {}};
 }
 
 Result<OutputFile> OutputFile::create(const std::string& path) {
@@ -107,9 +108,14 @@ Result<OutputFile> OutputFile::create(const std::string& path) {
         return Error{ErrorCode::input, path + ": " + kind_of(status.st_mode) + "; a regular file is written", {}};
     }
     for (;;) {
-        const fs::path temporary = target.parent_path() / ("." + target.filename().string().substr(0, 200) + "." +
-                                                           std::to_string(::getpid()) + "-" +
-                                                           std::to_string(counter.fetch_add(1)) + ".tmp");
+        std::string name = ".";
+        name += target.filename().string().substr(0, 200);
+        name += '.';
+        name += std::to_string(::getpid());
+        name += '-';
+        name += std::to_string(counter.fetch_add(1));
+        name += ".tmp";
+        const fs::path temporary = target.parent_path() / name;
         const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (descriptor >= 0) {
             // A file that is replaced keeps its permissions; if that fails the new one has the usual ones.
@@ -119,7 +125,8 @@ Result<OutputFile> OutputFile::create(const std::string& path) {
         const int number = errno;
         if (number == EEXIST) continue;
         return Error{ErrorCode::io,
-                     path + ": cannot be written: " + reason(number) + "; an existing, writable folder is needed", {}};
+                     path + ": cannot be written: " + reason(number) + "; an existing, writable folder is needed",
+                     {}};
     }
 }
 

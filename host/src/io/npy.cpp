@@ -35,7 +35,9 @@ constexpr std::string_view npy_type(DType dtype) noexcept {
         case DType::u32: return "u4";
         case DType::i64: return "i8";
         case DType::u64: return "u8";
-        case DType::bf16: case DType::f8_e4m3: case DType::f8_e5m2: return {};
+        case DType::bf16:
+        case DType::f8_e4m3:
+        case DType::f8_e5m2: return {};
     }
     return {};
 }
@@ -58,9 +60,12 @@ std::string refusal(std::string_view descr) {
     switch (kind) {
         case 'O': return shown + " holds objects (pickle)";
         case 'c': return shown + " is complex";
-        case 'U': case 'S': case 'a': return shown + " is text";
+        case 'U':
+        case 'S':
+        case 'a': return shown + " is text";
         case 'V': return shown + " is structured or raw";
-        case 'M': case 'm': return shown + " is a date or time";
+        case 'M':
+        case 'm': return shown + " is a date or time";
         default: return shown + " is not a known type";
     }
 }
@@ -85,7 +90,7 @@ public:
         while (!take('}')) {
             std::string_view key;
             if (!string(key)) return wrong("has no quoted key");
-            bool* seen = key == "descr" ? &seen_descr
+            bool* seen = key == "descr"           ? &seen_descr
                          : key == "fortran_order" ? &seen_order
                          : key == "shape"         ? &seen_shape
                                                   : nullptr;
@@ -101,7 +106,8 @@ public:
             } else if (auto failure = shape(header.shape)) {
                 return *failure;
             }
-            if (!take(',') && peek() != '}') return wrong("has neither ',' nor '}' after the value of " + in_quotes(key));
+            if (!take(',') && peek() != '}')
+                return wrong("has neither ',' nor '}' after the value of " + in_quotes(key));
         }
         skip_blanks();
         if (at_ != text_.size()) return wrong("goes on after the closing '}'");
@@ -118,7 +124,8 @@ private:
     }
 
     void skip_blanks() noexcept {
-        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r'))
+        while (at_ < text_.size() &&
+               (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r'))
             ++at_;
     }
 
@@ -166,7 +173,8 @@ private:
         while (!take(')')) {
             const char first = peek();
             if (first == '-') return wrong("has a negative extent", accepted);
-            if (!comma || first < '0' || first > '9') return wrong("has a shape with something else than integers", accepted);
+            if (!comma || first < '0' || first > '9')
+                return wrong("has a shape with something else than integers", accepted);
             std::int64_t extent = 0;
             const std::size_t begin = at_;
             for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_) {
@@ -233,8 +241,9 @@ std::span<const std::byte> bytes_of(const Tensor& tensor) noexcept {
 Result<Tensor> parse_npy(std::span<const std::byte> bytes, const std::shared_ptr<const void>& storage,
                          const std::string& place) {
     if (bytes.size() < 10 || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) {
-        return bad_input(place, bytes.size() < 10 ? "is " + std::to_string(bytes.size()) + " bytes long"
-                                                  : std::string("does not begin with \\x93NUMPY"),
+        return bad_input(place,
+                         bytes.size() < 10 ? "is " + std::to_string(bytes.size()) + " bytes long"
+                                           : std::string("does not begin with \\x93NUMPY"),
                          "accepted: .npy version 1, 2 or 3");
     }
     const auto byte_at = [bytes](std::size_t at) { return std::to_integer<std::size_t>(bytes[at]); };
@@ -272,11 +281,11 @@ Result<Tensor> parse_npy(std::span<const std::byte> bytes, const std::shared_ptr
     }
     const auto data = bytes.subspan(prefix + length);
     if (data.size() != static_cast<std::size_t>(*size)) {
-        return bad_input(place,
-                         "has " + std::to_string(data.size()) + " bytes of data where shape " +
-                             shape_text(header->shape) + " of " + dtype_name(*dtype) + " needs " +
-                             std::to_string(*size),
-                         data.size() < static_cast<std::size_t>(*size) ? "the data is cut off" : "there is surplus data");
+        return bad_input(
+            place,
+            "has " + std::to_string(data.size()) + " bytes of data where shape " + shape_text(header->shape) + " of " +
+                dtype_name(*dtype) + " needs " + std::to_string(*size),
+            data.size() < static_cast<std::size_t>(*size) ? "the data is cut off" : "there is surplus data");
     }
     return adopt_bytes(*dtype, std::move(header->shape), data, storage, place);
 }

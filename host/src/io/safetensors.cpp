@@ -77,7 +77,8 @@ Result<std::vector<std::int64_t>> parse_shape(const Json& value, const std::stri
     return shape;
 }
 
-Result<Entry> parse_entry(const std::string& name, const Json& value, std::uint64_t data_size, const std::string& place) {
+Result<Entry> parse_entry(const std::string& name, const Json& value, std::uint64_t data_size,
+                          const std::string& place) {
     constexpr const char* members = "accepted: exactly dtype, shape, data_offsets";
     if (!value.is_object()) return bad_input(place, std::string("is ") + value.kind(), members);
     for (const auto& [key, member] : value.as_object()) {
@@ -135,9 +136,8 @@ Result<void> check_layout(const std::vector<Entry>& entries, std::uint64_t data_
     std::vector<const Entry*> order;
     order.reserve(entries.size());
     for (const Entry& entry : entries) order.push_back(&entry);
-    std::sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) {
-        return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
-    });
+    std::sort(order.begin(), order.end(),
+              [](const Entry* a, const Entry* b) { return std::pair(a->begin, a->end) < std::pair(b->begin, b->end); });
     std::uint64_t covered = 0;
     for (const Entry* entry : order) {
         if (entry->begin != covered) {
@@ -151,8 +151,10 @@ Result<void> check_layout(const std::vector<Entry>& entries, std::uint64_t data_
     }
     if (covered != data_size) {
         return bad_input(path,
-                         "has " + std::to_string(data_size - covered) + " bytes of data after the last tensor, which ends "
-                             "at byte " + std::to_string(covered),
+                         "has " + std::to_string(data_size - covered) +
+                             " bytes of data after the last tensor, which ends "
+                             "at byte " +
+                             std::to_string(covered),
                          "tensors must cover the data without overlap and holes");
     }
     return {};
@@ -205,8 +207,8 @@ Result<TensorFile> read_safetensors(const std::string& path) {
     }
     if (auto checked = check_layout(entries, data.size(), path); !checked) return checked.error();
     for (Entry& entry : entries) {
-        const auto part = data.subspan(static_cast<std::size_t>(entry.begin),
-                                       static_cast<std::size_t>(entry.end - entry.begin));
+        const auto part =
+            data.subspan(static_cast<std::size_t>(entry.begin), static_cast<std::size_t>(entry.end - entry.begin));
         auto tensor = adopt_bytes(entry.dtype, std::move(entry.shape), part, mapped->storage,
                                   path + ": tensor " + in_quotes(entry.name));
         if (!tensor) return tensor.error();
@@ -252,7 +254,9 @@ Result<void> write_safetensors(OutputFile& out, const TensorFile& file, const st
         offset += tensor.byte_size();
         offsets.push(offset);
         Json entry = Json::object();
-        entry.set("dtype", dtype_name(tensor.dtype)).set("shape", std::move(shape)).set("data_offsets", std::move(offsets));
+        entry.set("dtype", dtype_name(tensor.dtype))
+            .set("shape", std::move(shape))
+            .set("data_offsets", std::move(offsets));
         members.emplace_back(name, std::move(entry));
     }
     std::string text = write_json(header);

@@ -57,13 +57,14 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 Result<Tensor> Tensor::allocate(DType dtype, std::vector<std::int64_t> shape, Fill fill) {
     const auto bytes = checked_byte_size(shape, dtype_size(dtype));
     if (!bytes) {
-        return Error{ErrorCode::shape,
-                     "tensor: shape " + shape_text(shape) + " of " + dtype_name(dtype) +
-                         " has a negative extent or too many elements; accepted: extents of 0 or more, below 2^63 bytes",
-                     {}};
+        return Error{
+            ErrorCode::shape,
+            "tensor: shape " + shape_text(shape) + " of " + dtype_name(dtype) +
+                " has a negative extent or too many elements; accepted: extents of 0 or more, below 2^63 bytes",
+            {}};
     }
     const std::size_t size = std::max<std::size_t>(static_cast<std::size_t>(*bytes), 1);
-    void* memory = size > max_bytes ? nullptr : ::operator new(size, std::align_val_t{alignment}, std::nothrow);
+    void* memory = size > max_bytes ? nullptr : ::operator new (size, std::align_val_t{alignment}, std::nothrow);
     if (memory == nullptr) {
         return Error{ErrorCode::memory,
                      "tensor: " + std::to_string(*bytes) + " bytes for shape " + shape_text(shape) + " of " +
@@ -71,7 +72,7 @@ Result<Tensor> Tensor::allocate(DType dtype, std::vector<std::int64_t> shape, Fi
                      {}};
     }
     std::shared_ptr<const void> storage(memory, [](const void* pointer) {
-        ::operator delete(const_cast<void*>(pointer), std::align_val_t{alignment});
+        ::operator delete (const_cast<void*>(pointer), std::align_val_t{alignment});
     });
     if (fill == Fill::zero) std::memset(memory, 0, size);
     return wrap(dtype, std::move(shape), memory, std::move(storage));

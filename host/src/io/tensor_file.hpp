@@ -17,8 +17,8 @@
 namespace attend::io {
 
 struct TensorFile {
-    std::vector<std::pair<std::string, Tensor>> tensors;             // in the order of the file, names unique
-    std::vector<std::pair<std::string, std::string>> metadata;       // safetensors only; other formats drop it
+    std::vector<std::pair<std::string, Tensor>> tensors;        // in the order of the file, names unique
+    std::vector<std::pair<std::string, std::string>> metadata;  // safetensors only; other formats drop it
     [[nodiscard]] const Tensor* find(std::string_view name) const noexcept;
 };
 

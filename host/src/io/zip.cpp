@@ -90,9 +90,9 @@ std::optional<Error> check_central(std::span<const std::byte> bytes, const std::
         return bad_input(place, "is encrypted", "accepted: plain members");
     }
     if (method != 0) {
-        Error error = bad_input(place, (method == 8 ? "is deflated (method 8)" : "has compression method " +
-                                                                                     std::to_string(method)),
-                                "accepted: stored members (method 0)");
+        Error error = bad_input(
+            place, (method == 8 ? "is deflated (method 8)" : "has compression method " + std::to_string(method)),
+            "accepted: stored members (method 0)");
         error.hint = "write it with numpy.savez instead of numpy.savez_compressed";
         return error;
     }
@@ -100,10 +100,10 @@ std::optional<Error> check_central(std::span<const std::byte> bytes, const std::
         return bad_input(place, "needs zip64", "accepted: members and archives below 4 GiB; use .safetensors for more");
     }
     if (u32(bytes, 20) != u32(bytes, 24)) {
-        return bad_input(place,
-                         "stores " + std::to_string(u32(bytes, 20)) + " bytes for a size of " +
-                             std::to_string(u32(bytes, 24)),
-                         "both are the same in a stored member");
+        return bad_input(
+            place,
+            "stores " + std::to_string(u32(bytes, 20)) + " bytes for a size of " + std::to_string(u32(bytes, 24)),
+            "both are the same in a stored member");
     }
     if (u16(bytes, 34) != 0) return bad_input(place, "lies on another disk", "accepted: archives in one piece");
     return std::nullopt;
@@ -141,8 +141,8 @@ Result<ZipMember> open_member(std::span<const std::byte> bytes, Entry& entry, st
     entry.end = begin + skip + entry.size;
     const auto data = bytes.subspan(begin + skip, entry.size);
     if (const std::uint32_t crc = crc32(data); crc != entry.crc) {
-        return bad_input(place, "has CRC " + std::to_string(crc) + " where the directory says " +
-                                    std::to_string(entry.crc),
+        return bad_input(place,
+                         "has CRC " + std::to_string(crc) + " where the directory says " + std::to_string(entry.crc),
                          "an undamaged file is needed");
     }
     return ZipMember{entry.name, data};
@@ -160,16 +160,17 @@ std::uint32_t crc32(std::span<const std::byte> bytes, std::uint32_t previous) no
               crc_tables[1][high >> 16 & 0xFFU] ^ crc_tables[0][high >> 24];
         bytes = bytes.subspan(8);
     }
-    for (const std::byte byte : bytes) crc = (crc >> 8) ^ crc_tables[0][(crc ^ std::to_integer<unsigned>(byte)) & 0xFFU];
+    for (const std::byte byte : bytes)
+        crc = (crc >> 8) ^ crc_tables[0][(crc ^ std::to_integer<unsigned>(byte)) & 0xFFU];
     return ~crc;
 }
 
 Result<std::vector<ZipMember>> read_zip(std::span<const std::byte> bytes, const std::string& place) {
     const auto end_at = find_end_record(bytes);
     if (!end_at) {
-        return bad_input(place, "is no zip archive or is cut off (no end record in " + std::to_string(bytes.size()) +
-                                    " bytes)",
-                         "accepted: a complete .npz archive");
+        return bad_input(
+            place, "is no zip archive or is cut off (no end record in " + std::to_string(bytes.size()) + " bytes)",
+            "accepted: a complete .npz archive");
     }
     const auto end = bytes.subspan(*end_at, end_size);
     const std::uint16_t count = u16(end, 10);
@@ -201,8 +202,13 @@ Result<std::vector<ZipMember>> read_zip(std::span<const std::byte> bytes, const 
         if (rest.size() < entry_size) {
             return bad_input(unnamed, "has a cut entry in the directory", "a complete archive is needed");
         }
-        Entry entry{std::string(text_of(rest.subspan(central_size, name_size))), u16(rest, 8), u32(rest, 16),
-                    u32(rest, 24), u32(rest, 42), 0, 0};
+        Entry entry{std::string(text_of(rest.subspan(central_size, name_size))),
+                    u16(rest, 8),
+                    u32(rest, 16),
+                    u32(rest, 24),
+                    u32(rest, 42),
+                    0,
+                    0};
         const std::string named = place + ": member " + in_quotes(entry.name);
         if (auto error = check_central(rest, named)) return *error;
         if (!names.insert(entry.name).second) {

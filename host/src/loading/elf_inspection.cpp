@@ -10,7 +10,7 @@
 #include <string_view>
 #include <utility>
 
-namespace attend::loading {
+namespace attend {
 namespace {
 
 using Bytes = std::span<const std::byte>;
@@ -127,7 +127,10 @@ private:
     }
 
     bool header() {
-        constexpr std::string_view magic{"\x7F" "ELF", 4};
+        constexpr std::string_view magic{
+            "\x7F"
+            "ELF",
+            4};
         if (file_.empty()) return fail("WRONG_FORMAT", "the file is empty; a shared library is needed");
         if (file_.size() < magic.size() || std::memcmp(file_.data(), magic.data(), magic.size()) != 0) {
             return fail("WRONG_FORMAT", "the file does not begin with the ELF magic; a shared library is needed");
@@ -165,7 +168,8 @@ private:
         }
         bool has_stack = false;
         for (std::uint64_t index = 0; index < count; ++index) {
-            const Bytes raw = file_.subspan(static_cast<std::size_t>(table + index * entry_bytes), program_header_bytes);
+            const Bytes raw =
+                file_.subspan(static_cast<std::size_t>(table + index * entry_bytes), program_header_bytes);
             const Segment segment{at<std::uint32_t>(raw, 0),  at<std::uint32_t>(raw, 4),  at<std::uint64_t>(raw, 8),
                                   at<std::uint64_t>(raw, 16), at<std::uint64_t>(raw, 32), at<std::uint64_t>(raw, 40),
                                   at<std::uint64_t>(raw, 48)};
@@ -199,7 +203,8 @@ private:
         if (table == 0) return true;
         const std::uint64_t entry_bytes = at<std::uint16_t>(file_, 58);
         std::uint64_t count = at<std::uint16_t>(file_, 60);
-        if (entry_bytes != section_header_bytes) return malformed("section headers of " + number(entry_bytes) + " bytes");
+        if (entry_bytes != section_header_bytes)
+            return malformed("section headers of " + number(entry_bytes) + " bytes");
         if (count == 0) {
             // More than 65279 sections: the number stands in the size of the first.
             const auto extended = read<std::uint64_t>(file_, saturated_end(table, 32));
@@ -217,8 +222,8 @@ private:
     bool notes() {
         for (const Segment& segment : segments_) {
             if (segment.type != segment_note) continue;
-            Bytes rest = file_.subspan(static_cast<std::size_t>(segment.offset),
-                                       static_cast<std::size_t>(segment.file_bytes));
+            Bytes rest =
+                file_.subspan(static_cast<std::size_t>(segment.offset), static_cast<std::size_t>(segment.file_bytes));
             const std::uint64_t padding = segment.alignment == 8 ? 7 : 3;
             while (!rest.empty()) {
                 if (rest.size() < 12) return malformed("a note header of " + number(rest.size()) + " bytes");
@@ -231,8 +236,8 @@ private:
                                      " bytes in a segment with " + number(rest.size()) + " left");
                 }
                 if (name_bytes == 7 && type == 1 && std::memcmp(rest.data() + 12, "ATTEND", 7) == 0 &&
-                    !take_note(rest.subspan(static_cast<std::size_t>(payload_at),
-                                            static_cast<std::size_t>(payload_bytes)))) {
+                    !take_note(
+                        rest.subspan(static_cast<std::size_t>(payload_at), static_cast<std::size_t>(payload_bytes)))) {
                     return false;
                 }
                 // The last note may lack its padding.
@@ -280,7 +285,8 @@ private:
 
     bool keep_name(std::vector<std::string>& names, std::uint64_t offset, const char* what) {
         const auto name = text(offset);
-        if (!name) return malformed(std::string(what) + " has its name at " + number(offset) + " outside the string table");
+        if (!name)
+            return malformed(std::string(what) + " has its name at " + number(offset) + " outside the string table");
         names_total_ += name->size() + sizeof(std::string);
         if (names_total_ > max_names_total) return malformed("more than 16 MiB of names");
         names.emplace_back(*name);
@@ -291,8 +297,8 @@ private:
         const auto segment = std::find_if(segments_.begin(), segments_.end(),
                                           [](const Segment& one) { return one.type == segment_dynamic; });
         if (segment == segments_.end()) return malformed("there is no dynamic segment");
-        const Bytes table = file_.subspan(static_cast<std::size_t>(segment->offset),
-                                          static_cast<std::size_t>(segment->file_bytes));
+        const Bytes table =
+            file_.subspan(static_cast<std::size_t>(segment->offset), static_cast<std::size_t>(segment->file_bytes));
         std::vector<std::uint64_t> needed;
         std::optional<std::uint64_t> search_path;
         std::uint64_t strings_bytes = 0;
@@ -313,7 +319,8 @@ private:
                 case tag_syment:
                     if (*value != symbol_bytes) return malformed("symbols of " + number(*value) + " bytes");
                     break;
-                case tag_rpath: case tag_runpath: search_path = *value; break;
+                case tag_rpath:
+                case tag_runpath: search_path = *value; break;
                 case tag_textrel: facts_.text_relocations = true; break;
                 case tag_init_arraysz: facts_.init_array_entries = *value / 8; break;
                 case tag_flags:
@@ -322,7 +329,8 @@ private:
                     break;
                 case tag_flags_1:
                     if ((*value & flag_1_pie) != 0) {
-                        return fail("WRONG_FORMAT", "the file is a position-independent executable; a shared library is needed");
+                        return fail("WRONG_FORMAT",
+                                    "the file is a position-independent executable; a shared library is needed");
                     }
                     break;
                 case tag_verneed: versions_address_ = *value; break;
@@ -365,10 +373,12 @@ private:
             const std::uint64_t first = at<std::uint32_t>(*table, 4);
             const std::uint64_t buckets_at = 16 + std::uint64_t{at<std::uint32_t>(*table, 8)} * 8;
             const std::uint64_t chains_at = buckets_at + buckets * 4;
-            if (chains_at > table->size()) return malformed("a hash table of " + number(buckets) + " buckets outside the file");
+            if (chains_at > table->size())
+                return malformed("a hash table of " + number(buckets) + " buckets outside the file");
             std::uint64_t last = 0;
             for (std::uint64_t bucket = 0; bucket < buckets; ++bucket) {
-                last = std::max<std::uint64_t>(last, at<std::uint32_t>(*table, static_cast<std::size_t>(buckets_at + bucket * 4)));
+                last = std::max<std::uint64_t>(
+                    last, at<std::uint32_t>(*table, static_cast<std::size_t>(buckets_at + bucket * 4)));
             }
             if (last < first) {
                 count = std::max(count, first);
@@ -475,154 +485,8 @@ private:
     std::uint64_t versions_count_{0};
 };
 
-std::string machine_name(std::uint16_t machine) {
-    switch (machine) {
-        case 3: return "x86 (32 bits)";
-        case 21: return "PowerPC 64";
-        case 22: return "S/390";
-        case 40: return "ARM (32 bits)";
-        case machine_x86_64: return "x86-64";
-        case 183: return "AArch64";
-        case 243: return "RISC-V";
-        default: return "machine " + number(machine);
-    }
-}
-
-std::string isa_names(std::uint64_t isa) {
-    constexpr std::array names{"X86_V2",   "X86_V3", "X86_V4",       "AVX512_BF16", "AVX512_VNNI", "AVX512_FP16", "AMX_BF16",
-                               "AMX_INT8", "NEON",   "NEON_DOTPROD", "NEON_I8MM",   "NEON_BF16",   "SVE"};
-    std::string list;
-    for (std::size_t bit = 0; bit < 64; ++bit) {
-        if ((isa >> bit & 1U) == 0) continue;
-        if (!list.empty()) list += ", ";
-        list += bit < names.size() ? names[bit] : "bit " + number(bit);
-    }
-    return list.empty() ? "none" : list;
-}
-
-// A name from the file on one line, without what a terminal would act on, and of bearable length.
-std::string printable(std::string_view name) {
-    std::string result;
-    for (const char letter : name.substr(0, 80)) result += letter > 0x20 && letter < 0x7F ? letter : '?';
-    return name.size() > 80 ? result + "..." : result;
-}
-
-std::string abi(std::uint16_t major) { return "plugin ABI " + number(major); }
-
-std::optional<InspectionFailure> judge_note(const NoteFacts& note, const HostFacts& host) {
-    if (note.abi_major != host.abi_major) {
-        return InspectionFailure{"ABI_MAJOR", "built for " + abi(note.abi_major) + "; this host accepts " + number(host.abi_major),
-                                 "rebuild the plugin or update the host"};
-    }
-    if (note.layout_tag != host.layout_tag) {
-        return InspectionFailure{"LAYOUT",
-                                 "built with the data layout " + hex(note.layout_tag) + "; this host accepts " +
-                                     hex(host.layout_tag),
-                                 "rebuild the plugin for this platform without flags that change alignment"};
-    }
-    if (note.min_host_minor > host.abi_minor) {
-        return InspectionFailure{"NEEDS_NEWER_HOST",
-                                 "needs a host with plugin ABI " + number(host.abi_major) + "." +
-                                     number(note.min_host_minor) + "; this host has " + number(host.abi_major) + "." +
-                                     number(host.abi_minor),
-                                 "update the host"};
-    }
-    if (const std::uint64_t missing = note.required_isa & ~host.isa; missing != 0) {
-        return InspectionFailure{"ISA_UNSUPPORTED",
-                                 "needs the instruction sets " + isa_names(missing) + "; this machine offers " +
-                                     isa_names(host.isa),
-                                 "use a build of the plugin for this machine"};
-    }
-    if (const unsigned foreign = note.flags & 7U & ~unsigned{host.sanitizers}; foreign != 0) {
-        const char* name = (foreign & 1U) != 0 ? "address" : (foreign & 2U) != 0 ? "thread" : "memory";
-        return InspectionFailure{"UNRESOLVED",
-                                 std::string("built with the ") + name + " sanitizer; a host with the same is needed",
-                                 "rebuild the plugin without it, or the host with it"};
-    }
-    return std::nullopt;
-}
-
-std::optional<InspectionFailure> judge_exports(const ElfFacts& facts) {
-    const auto& symbols = facts.exported_symbols;
-    const auto entries = std::count(symbols.begin(), symbols.end(), entry_name);
-    if (entries == 0) {
-        return InspectionFailure{"MISSING_ENTRY",
-                                 "exports " + number(symbols.size()) +
-                                     " symbols, none of them attend_plugin_entry; exactly this one is needed",
-                                 "the entry must be extern \"C\" and visible"};
-    }
-    if (!facts.entry_is_function) {
-        return InspectionFailure{"MISSING_ENTRY", "exports attend_plugin_entry as data; a function is needed", {}};
-    }
-    if (symbols.size() == 1) return std::nullopt;
-    std::string list;
-    std::size_t shown = 0;
-    for (const std::string& symbol : symbols) {
-        if (symbol == entry_name && entries == 1) continue;
-        if (shown++ == 5) {
-            list += ", ...";
-            break;
-        }
-        list += (list.empty() ? "" : ", ") + printable(symbol);
-    }
-    return InspectionFailure{"EXTRA_EXPORTS",
-                             "exports " + number(symbols.size() - 1) + " symbols beside attend_plugin_entry: " + list +
-                                 "; exactly attend_plugin_entry is accepted",
-                             "link with the version script of the SDK and hidden visibility"};
-}
-
-std::optional<InspectionFailure> judge_link(const ElfFacts& facts) {
-    if (facts.exec_stack) {
-        return InspectionFailure{"EXEC_STACK", "asks for an executable stack; a stack without execution is accepted",
-                                 "link with -z noexecstack and mark assembler sources with .note.GNU-stack"};
-    }
-    if (facts.text_relocations) {
-        return InspectionFailure{"TEXT_RELOCATIONS", "has text relocations; position-independent code is accepted",
-                                 "compile everything with -fPIC"};
-    }
-    if (facts.static_tls) {
-        return InspectionFailure{"STATIC_TLS", "uses static thread-local storage; a plugin declares none",
-                                 "remove thread_local variables, or compile without -ftls-model=initial-exec"};
-    }
-    // The file is loaded from a copy elsewhere, so a path relative to it, or to anything, leads nowhere.
-    std::string_view rest = facts.rpath_or_runpath;
-    while (!facts.rpath_or_runpath.empty()) {
-        const std::size_t colon = rest.find(':');
-        if (!rest.substr(0, colon).starts_with('/')) {
-            return InspectionFailure{"MISSING_LIBRARY",
-                                     "has the relative library search path \"" + printable(facts.rpath_or_runpath) +
-                                         "\"; a self-contained plugin is needed",
-                                     "link private libraries statically and set no RPATH"};
-        }
-        if (colon == std::string_view::npos) break;
-        rest.remove_prefix(colon + 1);
-    }
-    return std::nullopt;
-}
-
 }  // namespace
 
 std::variant<ElfFacts, InspectionFailure> inspect_elf(std::span<const std::byte> file) { return Inspector(file).run(); }
 
-std::optional<InspectionFailure> judge(const ElfFacts& facts, const HostFacts& host) {
-    if (!facts.has_note) {
-        return InspectionFailure{"NOT_A_PLUGIN", "has no ATTEND note; a plugin built with the SDK is needed", {}};
-    }
-    if (facts.note.magic != note_magic) {
-        return InspectionFailure{"NOT_A_PLUGIN",
-                                 "its ATTEND note has the magic " + hex(facts.note.magic) + "; " + hex(note_magic) +
-                                     " is accepted",
-                                 {}};
-    }
-    if (facts.machine != host.machine) {
-        return InspectionFailure{"WRONG_ARCH",
-                                 "built for " + machine_name(facts.machine) + "; this host runs on " +
-                                     machine_name(host.machine),
-                                 "use a build of the plugin for this machine"};
-    }
-    if (auto failure = judge_note(facts.note, host)) return failure;
-    if (auto failure = judge_exports(facts)) return failure;
-    return judge_link(facts);
-}
-
-}  // namespace attend::loading
+}  // namespace attend

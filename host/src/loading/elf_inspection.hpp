@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-namespace attend::loading {
+namespace attend {
 
 inline constexpr std::uint32_t note_magic = 0x444E5441;  // 'A','T','N','D' in memory order
 
@@ -32,8 +32,8 @@ struct ElfFacts {
     std::vector<std::string> exported_symbols;  // defined, not local, default or protected visibility; in table order
     bool entry_is_function{false};              // attend_plugin_entry is exported and is code
     std::vector<std::string> needed_libraries;
-    std::string newest_glibc;    // "GLIBC_2.34", empty if none is needed
-    std::string newest_glibcxx;  // "GLIBCXX_3.4.30"
+    std::string newest_glibc;                 // "GLIBC_2.34", empty if none is needed
+    std::string newest_glibcxx;               // "GLIBCXX_3.4.30"
     std::vector<std::string> unique_symbols;  // they pin the library in memory
     std::uint64_t tls_bytes{0};
     bool static_tls{false};
@@ -67,4 +67,4 @@ struct HostFacts {
 // Whether this host may load it; nothing = yes.
 [[nodiscard]] std::optional<InspectionFailure> judge(const ElfFacts& facts, const HostFacts& host);
 
-}  // namespace attend::loading
+}  // namespace attend

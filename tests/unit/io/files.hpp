@@ -56,7 +56,8 @@ inline std::string read_bytes(const std::string& path) {
 
 inline std::string little_endian(std::uint64_t value, std::size_t bytes) {
     std::string text;
-    for (std::size_t byte = 0; byte < bytes; ++byte) text += byte < 8 ? static_cast<char>(value >> (8 * byte) & 0xFFU) : '\0';
+    for (std::size_t byte = 0; byte < bytes; ++byte)
+        text += byte < 8 ? static_cast<char>(value >> (8 * byte) & 0xFFU) : '\0';
     return text;
 }
 

@@ -56,7 +56,8 @@ std::string zip(const std::vector<Member>& members, const std::string& comment =
     }
     const std::size_t count = members.size() + count_error;
     return out + directory + "PK\5\6" + little_endian(0, 4) + little_endian(count, 2) + little_endian(count, 2) +
-           little_endian(directory.size(), 4) + little_endian(out.size(), 4) + little_endian(comment.size(), 2) + comment;
+           little_endian(directory.size(), 4) + little_endian(out.size(), 4) + little_endian(comment.size(), 2) +
+           comment;
 }
 
 struct Fixture {
@@ -130,7 +131,8 @@ TEST_CASE_METHOD(Fixture, "npy: the header is a literal with exactly three keys"
     refused(npy("{'descr':'<f4", eight), "no quoted text");
     refused(npy("{'descr':'\\x3cf4','fortran_order':False,'shape':(2,)}", eight), "no quoted text");
     refused(npy(header() + "+ 1", eight), "goes on after the closing '}'");
-    refused(npy("{'descr':__import__('os').system('true'),'fortran_order':False,'shape':(2,)}", eight), "no quoted text");
+    refused(npy("{'descr':__import__('os').system('true'),'fortran_order':False,'shape':(2,)}", eight),
+            "no quoted text");
     refused(npy("{'descr':'<f4','fortran_order':0,'shape':(2,)}", eight), "fortran_order other than True or False");
     refused(npy("{,}", eight), "has no quoted key");
 }
@@ -175,14 +177,16 @@ TEST_CASE_METHOD(Fixture, "npy: only plain little-endian C-ordered types") {
 }
 
 TEST_CASE_METHOD(Fixture, "npy: short and surplus data") {
-    refused(npy(header(), eight.substr(0, 7)), "has 7 bytes of data where shape [2] of F32 needs 8; the data is cut off");
+    refused(npy(header(), eight.substr(0, 7)),
+            "has 7 bytes of data where shape [2] of F32 needs 8; the data is cut off");
     refused(npy(header(), eight + "z"), "has 9 bytes of data where shape [2] of F32 needs 8; there is surplus data");
 }
 
 TEST_CASE_METHOD(Fixture, "npz: stored members by name") {
     const std::string a = npy(header(), eight);
     // What streaming writers leave in the local header: reserved zip64 field, or sizes that follow the data.
-    const std::string zip64 = little_endian(1, 2) + little_endian(16, 2) + little_endian(a.size(), 8) + little_endian(a.size(), 8);
+    const std::string zip64 =
+        little_endian(1, 2) + little_endian(16, 2) + little_endian(a.size(), 8) + little_endian(a.size(), 8);
     write_bytes(archive, zip({{"query.npy", a},
                               {"weight.q/x.npy", a, 0, 0, 0, {}, 0xFFFFFFFF, 0, zip64},
                               {"key.npy", a, 0, 8, 0, {}, 0}},

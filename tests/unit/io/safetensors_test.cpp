@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // safetensors: what is accepted, and each reason for a refusal.
 
-#include "files.hpp"
 #include "io/safetensors.hpp"
+#include "files.hpp"
 
 namespace {
 
@@ -41,7 +41,8 @@ struct Fixture {
 }  // namespace
 
 TEST_CASE_METHOD(Fixture, "safetensors: a plain file is mapped, not copied") {
-    const std::string header = R"({"__metadata__":{"k":"v","e":""},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
+    const std::string header =
+        R"({"__metadata__":{"k":"v","e":""},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
     const std::string padded = header + std::string((8 - header.size() % 8) % 8, ' ');
     const TensorFile file = accepted(file_of(padded, eight));
     REQUIRE(file.tensors.size() == 1);
@@ -66,8 +67,10 @@ TEST_CASE_METHOD(Fixture, "safetensors: unaligned data is legal and copied") {
 
 TEST_CASE_METHOD(Fixture, "safetensors: entries may stand in any order, and empty tensors anywhere between") {
     const TensorFile file = accepted(file_of(
-        R"({"late":{"dtype":"U8","shape":[4],"data_offsets":[4,8]},"empty":{"dtype":"F64","shape":[0,3],"data_offsets":[4,4]},)"
-        R"("end":{"dtype":"U8","shape":[0],"data_offsets":[8,8]},"early":{"data_offsets":[0,4],"shape":[2,2],"dtype":"I8"}})",
+        R"({"late":{"dtype":"U8","shape":[4],"data_offsets":[4,8]},)"
+                R"("empty":{"dtype":"F64","shape":[0,3],"data_offsets":[4,4]},)"
+        R"("end":{"dtype":"U8","shape":[0],"data_offsets":[8,8]},)"
+                R"("early":{"data_offsets":[0,4],"shape":[2,2],"dtype":"I8"}})",
         eight));
     REQUIRE(file.tensors.size() == 4);
     CHECK(file.tensors[0].first == "late");

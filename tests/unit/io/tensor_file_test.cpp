@@ -109,7 +109,8 @@ TEST_CASE("every dtype round trips through every format that has it") {
     const Folder folder;
     for (const char* name : {"x.safetensors", "x.npy", "x.npz"}) {
         for (const DType dtype : all_dtypes) {
-            for (const auto& shape : std::vector<std::vector<std::int64_t>>{{}, {7}, {2, 3, 4}, {3, 0}, {1, 1, 1, 1, 1, 1, 1, 2}}) {
+            for (const auto& shape :
+                 std::vector<std::vector<std::int64_t>>{{}, {7}, {2, 3, 4}, {3, 0}, {1, 1, 1, 1, 1, 1, 1, 2}}) {
                 INFO(name << " " << dtype_name(dtype) << " " << shape_text(shape));
                 TensorFile file;
                 file.tensors.emplace_back("query", counting(dtype, shape));
@@ -118,7 +119,8 @@ TEST_CASE("every dtype round trips through every format that has it") {
                 if (numpy_lacks && std::string(name) != "x.safetensors") {
                     REQUIRE_FALSE(written);
                     CHECK(written.error().code == ErrorCode::dtype);
-                    CHECK(written.error().message.find(std::string("no type for ") + dtype_name(dtype)) != std::string::npos);
+                    CHECK(written.error().message.find(std::string("no type for ") + dtype_name(dtype)) !=
+                          std::string::npos);
                     continue;
                 }
                 REQUIRE(written);
@@ -193,7 +195,8 @@ TEST_CASE("what cannot be read is named") {
 TEST_CASE("a write that fails leaves no file") {
     const Folder folder;
     TensorFile two = sample();
-    fails(folder, "x.npy", two, ErrorCode::input, ".npy holds one tensor, not 4; accepted for several: .safetensors, .npz");
+    fails(folder, "x.npy", two, ErrorCode::input,
+          ".npy holds one tensor, not 4; accepted for several: .safetensors, .npz");
     fails(folder, "x.npy", TensorFile{}, ErrorCode::input, ".npy holds one tensor, not 0");
     fails(folder, "x.txt", two, ErrorCode::input, "has the extension \".txt\"; accepted: .safetensors, .npy, .npz");
     two.tensors.emplace_back("query", two.tensors[0].second);

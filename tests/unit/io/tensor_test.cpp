@@ -134,9 +134,9 @@ TEST_CASE("a double reaches the 16-bit formats with one rounding") {
             value >= 65520.0 ? 0x7C00 : nearest_code(value, 0x7BFF, [](std::uint16_t c) { return decode<fp16>(c); });
         if (encode<fp16>(round_to_odd(value)) != expected) FAIL("value " << value);
         // Values that sit next to midpoints of bf16, where a second rounding shows.
-        const double near = static_cast<double>(std::bit_cast<float>(
-                                (static_cast<std::uint32_t>(random() % 0x7E00) << 16) | 0x8000U)) *
-                            (1.0 + (trial % 3 - 1) * 0x1p-50);
+        const double near =
+            static_cast<double>(std::bit_cast<float>((static_cast<std::uint32_t>(random() % 0x7E00) << 16) | 0x8000U)) *
+            (1.0 + (trial % 3 - 1) * 0x1p-50);
         const std::uint16_t bf16 = nearest_code(near, 0x7F7F, decode_bf16);
         if (encode_bf16(round_to_odd(near)) != bf16) FAIL("value " << near);
     }

@@ -17,7 +17,7 @@
 
 namespace {
 
-using namespace attend::loading;
+using namespace attend;
 
 // A plugin in miniature: the note and the entry, each of which a macro can spoil.
 constexpr const char* source = R"c(
@@ -49,7 +49,8 @@ struct note {
 };
 #ifndef NO_NOTE
 __attribute__((used, section(".note.attend"), aligned(4)))
-static const struct note the_note = {7, PAYLOAD, 1, "ATTEND", MAGIC, LAYOUT, MAJOR, 3, MIN_HOST, FLAGS, {ISA, 0}, {0, 0}};
+static const struct note the_note = {7, PAYLOAD, 1, "ATTEND",
+  MAGIC, LAYOUT, MAJOR, 3, MIN_HOST, FLAGS, {ISA, 0}, {0, 0}};
 #endif
 #ifdef TWO_NOTES
 __attribute__((used, section(".note.attend"), aligned(4)))
@@ -117,9 +118,11 @@ public:
         const std::string output = (folder_ / "out.so").string();
         std::filesystem::remove(output);
         const char* compiler = std::getenv(file.ends_with(".cpp") ? "CXX" : "CC");
-        const std::string command = std::string(compiler != nullptr ? compiler : file.ends_with(".cpp") ? "c++" : "cc") +
-                                    " -O1 -fPIC -fvisibility=hidden -w " + kind + " " + flags + " -o '" + output + "' '" +
-                                    (folder_ / file).string() + "' -lm";
+        const std::string command = std::string(compiler != nullptr      ? compiler
+                                                : file.ends_with(".cpp") ? "c++"
+                                                                         : "cc") +
+                                    " -O1 -fPIC -fvisibility=hidden -w " + kind + " " + flags + " -o '" + output +
+                                    "' '" + (folder_ / file).string() + "' -lm";
         INFO(command);
         REQUIRE(std::system(command.c_str()) == 0);
         std::ifstream in(output, std::ios::binary);
@@ -183,7 +186,9 @@ void refused(const std::string& bytes, const std::string& begin, const HostFacts
 
 template <class T>
 std::string patched(std::string bytes, std::size_t at, T value) {
-    std::memcpy(bytes.data() + at, &value, sizeof value);
+    char raw[sizeof value];
+    std::memcpy(raw, &value, sizeof value);
+    bytes.replace(at, sizeof value, raw, sizeof value);
     return bytes;
 }
 
@@ -241,7 +246,8 @@ TEST_CASE("elf: stripped, without section table, with either hash style") {
     CHECK(verdict(workshop().build("-Wl,--hash-style=sysv")).empty());
     CHECK(verdict(workshop().build("-Wl,--hash-style=gnu")).empty());
     CHECK(verdict(workshop().build("-Wl,--hash-style=both -Wl,--gc-sections")).empty());
-    const std::string none = patched<std::uint64_t>(patched<std::uint16_t>(patched<std::uint16_t>(good(), 60, 0), 62, 0), 40, 0);
+    const std::string none =
+        patched<std::uint64_t>(patched<std::uint16_t>(patched<std::uint16_t>(good(), 60, 0), 62, 0), 40, 0);
     CHECK(verdict(none).empty());
     CHECK(facts_of(none).exported_symbols.size() == 1);
     refused(workshop().build("-DEXTRA -Wl,--hash-style=sysv"), "EXTRA_EXPORTS");
@@ -255,12 +261,14 @@ TEST_CASE("elf: libraries, versions, constructors, search path") {
     CHECK(facts.init_array_entries == facts_of(good()).init_array_entries + 1);
     CHECK(facts.rpath_or_runpath == "/opt/lib");
     CHECK_FALSE(judge(facts, this_host()));
-    refused(workshop().build("'-Wl,-rpath,$ORIGIN/../lib'"), "MISSING_LIBRARY: has the relative library search path \"$ORIGIN/../lib\"");
+    refused(workshop().build("'-Wl,-rpath,$ORIGIN/../lib'"),
+            "MISSING_LIBRARY: has the relative library search path \"$ORIGIN/../lib\"");
     refused(workshop().build("-Wl,-rpath,/opt/lib:lib"), "MISSING_LIBRARY");
 }
 
 TEST_CASE("elf: unique symbols and the C++ library are reported") {
-    const ElfFacts facts = facts_of(workshop().build("-fvisibility=default -Wl,--no-as-needed", "-shared", "unique.cpp"));
+    const ElfFacts facts =
+        facts_of(workshop().build("-fvisibility=default -Wl,--no-as-needed", "-shared", "unique.cpp"));
     CHECK(std::count(facts.unique_symbols.begin(), facts.unique_symbols.end(), "_ZN6HolderIiE5valueE") == 1);
     CHECK(std::count(facts.exported_symbols.begin(), facts.exported_symbols.end(), "_Z3usev") == 1);
     CHECK(std::count(facts.needed_libraries.begin(), facts.needed_libraries.end(), "libstdc++.so.6") == 1);
@@ -269,7 +277,8 @@ TEST_CASE("elf: unique symbols and the C++ library are reported") {
 TEST_CASE("elf: what is no shared library is WRONG_FORMAT") {
     refused("", "WRONG_FORMAT: the file is empty");
     refused("\x7F", "WRONG_FORMAT");
-    refused("#!/bin/sh\necho this is text, and longer than an ELF header would be, so nothing is missing\n", "WRONG_FORMAT: the file does not begin");
+    refused("#!/bin/sh\necho this is text, and longer than an ELF header would be, so nothing is missing\n",
+            "WRONG_FORMAT: the file does not begin");
     refused(workshop().build("", "-c"), "WRONG_FORMAT: the file is an object file (type 1)");
     refused(workshop().build("-DMAIN -no-pie", ""), "WRONG_FORMAT: the file is an executable (type 2)");
     refused(workshop().build("-DMAIN -pie", ""), "WRONG_FORMAT: the file is a position-independent executable");
@@ -291,7 +300,8 @@ TEST_CASE("elf: every cut is TRUNCATED") {
         INFO(percent << " %");
         refused(good().substr(0, good().size() * percent / 100), "TRUNCATED: ");
     }
-    refused(good().substr(0, good().size() - 1), "TRUNCATED: the section table ends at byte " + std::to_string(good().size()));
+    refused(good().substr(0, good().size() - 1),
+            "TRUNCATED: the section table ends at byte " + std::to_string(good().size()));
     refused(good().substr(0, 63), "TRUNCATED: the ELF header");
     refused(good().substr(0, 100), "TRUNCATED: the program header table");
     refused(good().substr(0, 4), "TRUNCATED");
@@ -313,14 +323,16 @@ TEST_CASE("elf: a library without the note is NOT_A_PLUGIN") {
 TEST_CASE("elf: the note must suit the host") {
     refused(workshop().build("-DMAJOR=2"), "ABI_MAJOR: built for plugin ABI 2; this host accepts 1");
     refused(workshop().build("-DMAJOR=0"), "ABI_MAJOR");
-    refused(workshop().build("-DLAYOUT=0x04040104u"), "LAYOUT: built with the data layout 0x4040104; this host accepts 0x8080108");
+    refused(workshop().build("-DLAYOUT=0x04040104u"),
+            "LAYOUT: built with the data layout 0x4040104; this host accepts 0x8080108");
     const std::string needs = workshop().build("-DMIN_HOST=4");
     refused(needs, "NEEDS_NEWER_HOST: needs a host with plugin ABI 1.4; this host has 1.0");
     HostFacts newer = this_host();
     newer.abi_minor = 4;
     CHECK(verdict(needs, newer).empty());
     CHECK(verdict(workshop().build("-DISA=3")).empty());
-    refused(workshop().build("-DISA=0x80000005u"), "ISA_UNSUPPORTED: needs the instruction sets X86_V4, bit 31; this machine offers X86_V2, X86_V3");
+    refused(workshop().build("-DISA=0x80000005u"),
+            "ISA_UNSUPPORTED: needs the instruction sets X86_V4, bit 31; this machine offers X86_V2, X86_V3");
     const std::string instrumented = workshop().build("-DFLAGS=1");
     refused(instrumented, "UNRESOLVED: built with the address sanitizer");
     HostFacts same = this_host();
@@ -365,7 +377,8 @@ TEST_CASE("elf: lies in headers and tables end in a sentence") {
     refused(patched(good(), 40, far), "TRUNCATED: the section table");
     refused(patched<std::uint16_t>(good(), 60, 0xFFFF), "TRUNCATED: the section table");
     refused(patched<std::uint32_t>(good(), program_header(good(), 2), 0), "WRONG_FORMAT: there is no dynamic segment");
-    for (const std::uint64_t tag : {5U, 6U, 10U, 0x6FFFFEF5U}) {  // string and symbol table, size of strings, hash table
+    for (const std::uint64_t tag :
+         {5U, 6U, 10U, 0x6FFFFEF5U}) {  // string and symbol table, size of strings, hash table
         INFO("dynamic tag " << tag);
         refused(patched(good(), dynamic_entry(good(), tag) + 8, far - 4096), "WRONG_FORMAT");
     }
@@ -391,8 +404,9 @@ TEST_CASE("elf: damaged libraries are judged, never a crash") {
             const std::size_t kind = below(6);
             const std::size_t at = kind == 0   ? below(bytes.size())
                                    : kind <= 2 ? below(headers)
-                                   : kind == 3 ? std::min(bytes.size() - 1, static_cast<std::size_t>(dynamic) + below(512))
-                                               : below(std::min<std::size_t>(bytes.size(), 4096));
+                                   : kind == 3
+                                       ? std::min(bytes.size() - 1, static_cast<std::size_t>(dynamic) + below(512))
+                                       : below(std::min<std::size_t>(bytes.size(), 4096));
             const std::size_t width = std::min(std::size_t{1} << below(4), bytes.size() - at);
             const std::uint64_t value = below(3) == 0 ? ~std::uint64_t{0} : below(2) == 0 ? random() : below(5000);
             if (below(3) == 0) {
@@ -404,7 +418,8 @@ TEST_CASE("elf: damaged libraries are judged, never a crash") {
         if (below(10) == 0) bytes.resize(below(bytes.size()));
         auto result = inspect(bytes);
         const auto* structural = std::get_if<InspectionFailure>(&result);
-        const auto failure = structural != nullptr ? std::optional(*structural) : judge(std::get<ElfFacts>(result), host);
+        const auto failure =
+            structural != nullptr ? std::optional(*structural) : judge(std::get<ElfFacts>(result), host);
         if (!failure) continue;
         ++refusals;
         if (failure->code.empty() || failure->sentence.find("; ") == std::string::npos ||
@@ -417,7 +432,10 @@ TEST_CASE("elf: damaged libraries are judged, never a crash") {
 
 TEST_CASE("elf: a file of one repeated byte, and garbage behind the magic") {
     for (int byte = 0; byte < 256; byte += 5) {
-        std::string bytes = "\x7F" "ELF\x02\x01\x01" + std::string(500, static_cast<char>(byte));
+        std::string bytes =
+            "\x7F"
+            "ELF\x02\x01\x01" +
+            std::string(500, static_cast<char>(byte));
         CHECK_FALSE(verdict(bytes).empty());
         CHECK_FALSE(verdict(patched<std::uint16_t>(bytes, 16, 3)).empty());
     }
