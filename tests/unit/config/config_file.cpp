@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -174,7 +175,8 @@ TEST_CASE("config: only version is needed, and everything else has its default")
 
 TEST_CASE("config: camelCase keys are folded") {
     const Config config = loaded(with(R"("service": {"longSequenceThreshold": 9, "allowApproximate": false},
-                                         "cache": {"ttlMs": 5}, "targets": [{"mechanism": "a", "sequenceLength": 7, "atMost": 1}])"));
+                                         "cache": {"ttlMs": 5},
+                                         "targets": [{"mechanism": "a", "sequenceLength": 7, "atMost": 1}])"));
     CHECK(config.service.long_sequence_threshold == 9);
     CHECK_FALSE(config.service.allow_approximate);
     CHECK(config.cache.ttl_ms == 5);
@@ -244,7 +246,8 @@ TEST_CASE("config: all problems of a file at once, in their order") {
       "version": 3,
       "service": {"threads": -1, "bakend": "avx2", "precision": 7},
       "cache": {"mode": "maybe"},
-      "rules": [{"condition": "seqLn > 3", "mechanism": "m"}, {"mechanism": "m"}, {"condition": "default", "mechanism": "m"},
+      "rules": [{"condition": "seqLn > 3", "mechanism": "m"}, {"mechanism": "m"},
+                {"condition": "default", "mechanism": "m"},
                 {"condition": "moe", "mechanism": "m"}],
       "targets": [{"mechanism": "m"}],
       "extra": 1
@@ -471,4 +474,41 @@ TEST_CASE("config: a file that cannot be read is an error of its own") {
     REQUIRE_FALSE(missing.ok());
     CHECK(missing.error().code == ErrorCode::io);
     CHECK_FALSE(load_config_file("/tmp").ok());
+}
+
+TEST_CASE("config: the file in the reference loads, and the reference names every key") {
+    const std::string page = read_file(std::filesystem::path(ATTEND_SOURCE_DIR) / "sdk/docs/configuration.md");
+    const std::size_t begin = page.find("```json\n") + 8;
+    REQUIRE(begin > 8);
+    const Config config = loaded(page.substr(begin, page.find("\n```", begin) - begin));
+    CHECK(config.rules.size() == 3);
+    const Json schema = config_schema();
+    for (const char* section : {"service", "cache"}) {
+        for (const auto& [name, unused] : schema.find("properties")->find(section)->find("properties")->as_object()) {
+            CHECK(contains(page, "| `" + name + "` |"));
+        }
+    }
+    for (const auto& [name, unused] :
+         schema.find("properties")->find("targets")->find("items")->find("properties")->as_object()) {
+        CHECK(contains(page, "`" + name + "`"));
+    }
+}
+
+TEST_CASE("config: the reference of rules names every variable and alias, and its examples compile") {
+    const std::string page = read_file(std::filesystem::path(ATTEND_SOURCE_DIR) / "sdk/docs/selection.md");
+    for (const RuleVariableInfo& variable : rule_variables()) {
+        CHECK(contains(page, "`" + variable.name + "`"));
+        if (!variable.alias.empty()) CHECK(contains(page, "`" + variable.alias + "`"));
+    }
+    const std::size_t begin = page.find("```\n", page.find("### Examples")) + 4;
+    std::istringstream lines(page.substr(begin, page.find("```", begin) - begin));
+    std::size_t examples = 0;
+    for (std::string line; std::getline(lines, line); ++examples) {
+        INFO(line);
+        CHECK(Condition::compile(line.substr(0, line.find("   ")), "example").ok());
+    }
+    CHECK(examples >= 7);
+    for (const Rule& rule : load_default_config().config.rules) {
+        CHECK(contains(page, "| `" + rule.condition_text + "` | `" + rule.mechanism + "`"));
+    }
 }
