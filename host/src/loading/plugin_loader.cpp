@@ -3,6 +3,7 @@
 
 #define BOOST_DLL_USE_STD_FS
 #include <boost/dll/shared_library.hpp>
+#include <boost/system/system_error.hpp>
 
 #include <fcntl.h>
 #include <sys/stat.h>

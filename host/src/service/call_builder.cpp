@@ -131,21 +131,32 @@ private:
     // Options with their defaults, the form, and what belongs to the whole call.
     Result<void> complete(const ForwardInputs* inputs) {
         NamedValues given = request_.options;
-        const auto add_flag = [&](const char* name, std::int64_t value) {
-            const bool present = std::any_of(given.begin(), given.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
-            if (value > 0 && !present && mechanism_->find_option(name) != nullptr) given.emplace_back(name, Json(value));
-        };
-        add_flag("heads", request_.heads);
-        add_flag("kv_heads", request_.kv_heads);
-        Result<std::vector<OptionValue>> values = complete_options(mechanism_->name, mechanism_->options, given);
-        if (!values) return values.error();
-        plan_->values = std::move(*values);
-        scope_.values = &plan_->values;
+        if (auto done = complete_with(given, inputs); !done) return done;
+        // --heads speaks of packed tensors; where heads are an option of the mechanism in this form, it sets that too.
+        if (request_.heads > 0 || request_.kv_heads > 0) {
+            const auto add = [&](const char* name, std::int64_t value) {
+                const bool present = std::any_of(given.begin(), given.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
+                if (value > 0 && !present && mechanism_->find_option(name) != nullptr) given.emplace_back(name, Json(value));
+            };
+            if (projected() || mechanism_->find_option("form") == nullptr) {
+                add("heads", request_.heads);
+                add("kv_heads", request_.kv_heads);
+                if (auto done = complete_with(given, inputs); !done) return done;
+            }
+        }
         if (request_.precision != "fp32") {
             const std::uint64_t wanted = request_.precision == "bf16" ? ATTEND_BF16 : request_.precision == "fp16" ? ATTEND_F16 : request_.precision == "int8" ? ATTEND_I8 : ATTEND_F8_E4M3;
             if ((mechanism_->dtypes & wanted) == 0)
                 return fail(ErrorCode::unsupported, "precision " + request_.precision + " is not offered; accepted: fp32");
         }
+        return {};
+    }
+
+    Result<void> complete_with(const NamedValues& given, const ForwardInputs* inputs) {
+        Result<std::vector<OptionValue>> values = complete_options(mechanism_->name, mechanism_->options, given);
+        if (!values) return values.error();
+        plan_->values = std::move(*values);
+        scope_.values = &plan_->values;
         return choose_form(inputs);
     }
 
@@ -250,11 +261,11 @@ private:
         return {};
     }
 
-    const ShapeAlternative* chosen(const PortRecord& port) {
+    const ShapeAlternative* chosen(const PortRecord& port, std::optional<std::size_t> rank = std::nullopt) {
         auto [at, fresh] = shapes_.try_emplace(&port);
         if (fresh)
             if (Result<PortShape> parsed = PortShape::parse(port.shape)) at->second = std::move(*parsed);
-        return at->second.choose(scope_);
+        return at->second.choose(scope_, rank);
     }
 
     // [N,D] and [D] are promoted; rank 3 where rank 4 is wanted is packed [B,N,H*D].
@@ -281,11 +292,15 @@ private:
             return {};
         }
         if (wanted == 4 && rank == 3) {
-            std::int64_t heads = request_.heads > 0 ? request_.heads : static_cast<std::int64_t>(option_number("heads").value_or(0));
+            // A default number of heads counts for packed tensors only where heads mean nothing else.
+            const bool may_default = mechanism_->find_option("form") == nullptr;
+            const auto option_heads = [&](const char* option) {
+                return may_default || option_given(option) ? static_cast<std::int64_t>(option_number(option).value_or(0)) : 0;
+            };
+            std::int64_t heads = request_.heads > 0 ? request_.heads : option_heads("heads");
             if (heads <= 0) return fail(ErrorCode::shape, name + " " + shape_text(bound.shape) + " has rank 3: packed [B,N,H*D], which needs heads; accepted: heads given, or rank 4 [B,H,N,D]");
             if (!is_query) {
-                const std::int64_t kv = request_.kv_heads > 0 ? request_.kv_heads : static_cast<std::int64_t>(option_number("kv_heads").value_or(0));
-                // A key that is the query itself has the query's heads.
+                const std::int64_t kv = request_.kv_heads > 0 ? request_.kv_heads : option_heads("kv_heads");
                 if (kv > 0) heads = kv;
             }
             if (bound.shape[2] % heads != 0)
@@ -330,13 +345,10 @@ private:
                 return fail(ErrorCode::shape, "the width of query is " + std::to_string(width) + ", which is not a multiple of heads " + std::to_string(static_cast<std::int64_t>(*heads)) +
                                                   (mechanism_->find_option("head_dim") != nullptr ? "; accepted: head_dim given, or a width that heads divides" : "; accepted: a width that heads divides"));
             scope_.symbols["D"] = head_dim.value_or(static_cast<double>(width) / *heads);
-            // value_dim of cross-attention is a width of its input; where values have a head width of their own, it is the port's.
             scope_.symbols["Dv"] = scope_.symbols["D"];
-            if (const PortRecord* wv = mechanism_->find_port("wv"); wv != nullptr && wv->shape.find("value_head_dim") != std::string::npos)
-                scope_.symbols["Dv"] = option_number("value_head_dim").value_or(scope_.symbols["D"]);
         }
         for (const BoundInput& bound : plan_->inputs) {
-            const ShapeAlternative& wanted = *chosen(*bound.port);
+            const ShapeAlternative& wanted = *chosen(*bound.port, bound.shape.size());
             if (wanted.broadcast) continue;
             if (auto done = match(bound.port->name, bound.shape, wanted, ErrorCode::shape); !done) return done;
         }
@@ -450,9 +462,10 @@ private:
         for (const PortRecord& port : mechanism_->ports) {
             const auto at = given.find(port.name);
             if (at == given.end()) continue;
-            if (auto done = match("weight \"" + port.name + "\"", at->second->shape, *chosen(port), ErrorCode::weight); !done) return done;
+            if (auto done = match("weight \"" + port.name + "\"", at->second->shape, *chosen(port, at->second->shape.size()), ErrorCode::weight); !done) return done;
             plan_->weights.emplace_back(port.name, *at->second);
         }
+        given_weights_ = plan_->weights.size();
         for (const PortRecord& port : mechanism_->ports) {
             if ((port.flags & ATTEND_WEIGHT) == 0 || (port.flags & ATTEND_OPTIONAL) || given.count(port.name) != 0) continue;
             const ShapeAlternative* wanted = chosen(port);
@@ -564,8 +577,11 @@ private:
         for (const BoundInput& bound : plan_->inputs) bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
         for (const BoundOutput& bound : plan_->outputs) bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
         next = 0;
-        for (const auto& [name, tensor] : plan_->weights)
-            bind(weights[next++], *mechanism_->find_port(name), tensor.shape, tensor.strides, tensor.dtype, tensor.data);
+        for (const auto& [name, tensor] : plan_->weights) {
+            bind(weights[next], *mechanism_->find_port(name), tensor.shape, tensor.strides, tensor.dtype, tensor.data);
+            if (next >= given_weights_) weights[next].tensor.flags |= ATTEND_TENSOR_INITIALISED;
+            ++next;
+        }
         attend_plan_desc& desc = plan_->desc;
         desc.options = {values.data(), static_cast<std::uint32_t>(values.size()), sizeof(attend_value)};
         desc.bindings = {bindings.data(), static_cast<std::uint32_t>(bindings.size()), sizeof(attend_binding)};
@@ -612,6 +628,7 @@ private:
     std::size_t query_rank_{4};
     bool packed_{false}, want_lse_{false};
     std::uint64_t weight_seed_{};
+    std::size_t given_weights_{};
 };
 
 CallPlan::~CallPlan() {

@@ -58,8 +58,7 @@ Result<Guard> parse_guard(std::string_view text) {
             }
         }
         parsed.name = std::string(trim(term));
-        if (parsed.name.empty() || !std::all_of(parsed.name.begin(), parsed.name.end(), is_word))
-            return grammar_error(text, "a guard names options or sizes");
+        if (const Result<Expression> expression = Expression::parse(parsed.name); !expression) return expression.error();
         guard.terms.push_back(std::move(parsed));
     }
     return guard;
@@ -231,24 +230,24 @@ Result<Expression> Expression::parse(std::string_view text) { return ExpressionP
 std::optional<double> Expression::evaluate(const PortScope& scope) const { return ExpressionParser::evaluate(*root_, scope); }
 
 std::optional<std::string> Expression::bindable(const PortScope& scope) const {
-    if (root_->kind != Node::Kind::name || scope.spec(root_->name) != nullptr) return std::nullopt;
-    return root_->name;
+    const Node* node = root_.get();
+    while (node->kind == Node::Kind::either && !ExpressionParser::evaluate(*node->children[0], scope)) node = node->children[1].get();
+    if (node->kind != Node::Kind::name || scope.spec(node->name) != nullptr) return std::nullopt;
+    return node->name;
 }
 
 bool Guard::holds(const PortScope& scope) const {
     return std::all_of(terms.begin(), terms.end(), [&](const Term& term) {
         const OptionSpec* spec = scope.spec(term.name);
         const OptionValue* value = scope.option(term.name);
-        if (!term.compares) {
-            const std::optional<double> number = scope.number(term.name);
-            return number.has_value() && (*number != 0) != term.negated;
-        }
+        const Result<Expression> left_text = Expression::parse(term.name);
+        const std::optional<double> left = left_text ? left_text->evaluate(scope) : std::nullopt;
+        if (!term.compares) return left.has_value() && (*left != 0) != term.negated;
         if (spec != nullptr && spec->type == OptionType::enumeration) {
             if (value == nullptr || value->type == OptionType::none) return false;
             const auto index = static_cast<std::size_t>(std::get<std::int64_t>(value->value));
             return (spec->choices[index] == term.value) != term.negated;
         }
-        const std::optional<double> left = scope.number(term.name);
         const Result<Expression> right_text = Expression::parse(term.value);
         const std::optional<double> right = right_text ? right_text->evaluate(scope) : std::nullopt;
         return left.has_value() && right.has_value() && (*left == *right) != term.negated;
@@ -289,10 +288,14 @@ Result<PortShape> PortShape::parse(std::string_view text) {
     return shape;
 }
 
-const ShapeAlternative* PortShape::choose(const PortScope& scope) const {
-    const auto found = std::find_if(alternatives_.begin(), alternatives_.end(),
-                                    [&](const ShapeAlternative& alternative) { return alternative.guard.holds(scope); });
-    return found == alternatives_.end() ? nullptr : &*found;
+const ShapeAlternative* PortShape::choose(const PortScope& scope, std::optional<std::size_t> rank) const {
+    const ShapeAlternative* first = nullptr;
+    for (const ShapeAlternative& alternative : alternatives_) {
+        if (!alternative.guard.holds(scope)) continue;
+        if (!rank || alternative.dims.size() == *rank) return &alternative;
+        if (first == nullptr) first = &alternative;
+    }
+    return first;
 }
 
 Result<PortInit> PortInit::parse(std::string_view text) {

@@ -4,10 +4,10 @@
 //   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "upto(" expr ")," dims | "scalar" ) ;
 //   dims        = expr { "," expr } ;
 //   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
-//   guard       = term { "&" term } ;  term = name | "!" name | name ( "=" | "!=" ) value ;
+//   guard       = term { "&" term } ;  term = expr | "!" expr | expr ( "=" | "!=" ) value ;
 //   expr        = sums, products and quotients of integers, decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
 //                 symbols, or(a,b) (a if it has a value), sqrt(a), min(a,b), max(a,b) and parentheses.
-// The first alternative whose guard holds counts; if none does, the port does not exist in this mode.
+// The first alternative whose guard holds counts (of a tensor's rank, where several do); if none does, the port does not exist in this mode.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,8 @@ class Expression {
 public:
     static Result<Expression> parse(std::string_view text);
     [[nodiscard]] std::optional<double> evaluate(const PortScope& scope) const;
-    // The name, if the expression is a single symbol that is no option: it is bound by the tensor's extent.
+    // The name, if the expression comes down to a single symbol without a value that is no option: the tensor's extent
+    // binds it.
     [[nodiscard]] std::optional<std::string> bindable(const PortScope& scope) const;
     [[nodiscard]] const std::string& text() const noexcept { return text_; }
 
@@ -72,7 +73,8 @@ struct ShapeAlternative {
 class PortShape {
 public:
     static Result<PortShape> parse(std::string_view text);
-    [[nodiscard]] const ShapeAlternative* choose(const PortScope& scope) const;
+    // The first alternative whose guard holds, of the given rank if one has it; null if none holds.
+    [[nodiscard]] const ShapeAlternative* choose(const PortScope& scope, std::optional<std::size_t> rank = std::nullopt) const;
     [[nodiscard]] const std::vector<ShapeAlternative>& alternatives() const noexcept { return alternatives_; }
 
 private:

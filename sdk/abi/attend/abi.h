@@ -120,6 +120,7 @@ typedef struct attend_cpu {
 #define ATTEND_TENSOR_READ_ONLY (1u << 0)
 #define ATTEND_TENSOR_ZERO_STRIDE_OK (1u << 1)
 #define ATTEND_TENSOR_MAY_ALIAS_OUTPUT (1u << 2)
+#define ATTEND_TENSOR_INITIALISED (1u << 3) /* a weight that the caller left out: the host's initialiser made it */
 
 /* DLPack's numbers: device type, and data type code */
 #define ATTEND_DEVICE_CPU 1
