@@ -56,9 +56,11 @@ typedef void (*attend_key_visit_fn)(void *visitor, int64_t begin, int64_t end, u
 typedef void (*attend_keys_fn)(const void *user, const attend_query_tile *tile, attend_key_visit_fn visit, void *visitor);
 
 #define ATTEND_SEGMENT_ALWAYS_VISIBLE (1u << 0) /* causal, window, key lengths, mask, bias, keys hook do not apply */
+#define ATTEND_SEGMENT_NO_DROPOUT (1u << 1)     /* weights of these keys are never dropped, nor scaled for it */
 
 /* Keys and values that follow each other on the key axis: a cache in front, learned keys behind, and so on. Main
-   segments come first and are numbered through from 0; always-visible ones follow and continue the numbering. */
+   segments come first and are numbered through from 0; always-visible ones follow and continue the numbering. The
+   score hook is called for always-visible keys too: it tells them by first_key, which is then at least Nk. */
 typedef struct attend_key_segment {
     const attend_tensor *key, *value; /* [B, Hkv, n, D], [B, Hkv, n, Dv]; batch may have stride 0 */
     uint32_t flags, reserved0;
@@ -72,18 +74,24 @@ typedef struct attend_key_segment {
 /* Softmax attention over tiles: for each query i and visible key j
      s = softcap(scale * q_i . k_j);  s = score hook(s) + bias_ij;  p = softmax_j(s);  o_i = sum_j keep_ij p_ij v_j / (1 - dropout)
    Visible: causal, window, lengths, boolean mask, keys hook with keep hook, bias and hook not minus infinity. Hidden keys
-   are selected away, never multiplied. A row without keys is zero with LSE minus infinity. Output bits do not depend
-   on the number of workers. Zero-initialise the struct and set what applies; NULL and 0 mean absent. */
+   are selected away, never multiplied. A row without keys is zero with LSE minus infinity, and so is a row whose i is not
+   below the query length. Output bits do not depend on the number of workers. Zero-initialise the struct and set what
+   applies (scale is taken as it is; windows: -1 is unlimited); NULL and 0 mean absent. At least one of output, lse and
+   scores is given.
+
+   With query_index and key_index the rows of the tensors stand for other indices i and j: those count in lengths, causal,
+   window, mask, bias and dropout. Output, lse and scores stay addressed by row, and the keys hook visits rows. key_index
+   covers the main segments; always-visible keys keep their row number as j. */
 typedef struct attend_tile_problem {
     uint32_t flags, num_segments;
     const attend_tensor *query;         /* [B, Hq, Nq, D] */
     const attend_key_segment *segments; /* at least one */
-    const attend_tensor *output;        /* [B, Hq, Nq, Dv], written */
+    const attend_tensor *output;        /* [B, Hq, Nq, Dv], written; NULL when only lse or scores are wanted */
     const attend_tensor *lse;           /* [B, Hq, Nq], written; natural logarithm */
     const attend_tensor *scores;        /* [B, Hq, Nq, Nk'], written: weights after softmax, before dropout; Nk' counts all segments */
     const attend_tensor *mask;          /* uint8 broadcast to [B, Hq, Nq, Nk] by zero strides, rank 4; non-zero = may attend */
     const attend_tensor *bias;          /* float, as mask */
-    const attend_tensor *query_lengths, *key_lengths; /* int32 or int64 [B] */
+    const attend_tensor *query_lengths, *key_lengths; /* int32 or int64 [B], 0 to N */
     int64_t causal_offset;              /* position of query 0 on the key axis */
     int64_t window_left, window_right;  /* keys left and right of the position; -1 = unlimited */
     double scale;                       /* as is: 0 means 0 */

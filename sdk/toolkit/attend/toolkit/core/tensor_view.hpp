@@ -2,6 +2,7 @@
 // Pointer, shape, strides in elements; never owns. Made from an attend_tensor once, before the first tile.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "attend/abi.h"
@@ -11,8 +12,8 @@ namespace attend::ATTEND_ISA {
 template <class T, int Rank>
 struct TensorView {
     T* data{nullptr};
-    int64_t shape[Rank]{};
-    int64_t strides[Rank]{};
+    int64_t shape[size_t{Rank}]{};
+    int64_t strides[size_t{Rank}]{};
     bool present{false};
 
     T* at(int64_t a) const { return data + a * strides[0]; }

@@ -33,7 +33,7 @@ template <int V, int R, Layout layout>
 ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int64_t inner_stride, const float* x,
                                         int64_t count, float* out, Into into, const float* rescale) {
     constexpr int64_t lanes = V * batch_lanes;
-    Batch sum[R][V];
+    Batch sum[size_t{R}][size_t{V}];
     ATTEND_UNROLL
     for (int row = 0; row < R; ++row)
         ATTEND_UNROLL
@@ -41,7 +41,7 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
 
     if constexpr (layout == Layout::unit_rows) {
         for (int64_t t = 0; t < count; ++t, a += inner_stride, x += lanes) {
-            Batch vector[V];
+            Batch vector[size_t{V}];
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load(x + v * batch_lanes);
             ATTEND_UNROLL
@@ -52,12 +52,12 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
             }
         }
     } else {
-        const float* rows[R];
+        const float* rows[size_t{R}];
         ATTEND_UNROLL
         for (int row = 0; row < R; ++row) rows[row] = a + row * row_stride;
         const int64_t step = layout == Layout::unit_inner ? 1 : inner_stride;
         for (int64_t t = 0, at = 0; t < count; ++t, at += step, x += lanes) {
-            Batch vector[V];
+            Batch vector[size_t{V}];
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load(x + v * batch_lanes);
             ATTEND_UNROLL
@@ -72,7 +72,7 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
     // The product was summed from zero and joins what was there in one step: shorter chains of roundings than going on
     // from the old value, at the same cost.
     if (into == Into::rescale) {
-        Batch factor[V];
+        Batch factor[size_t{V}];
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) factor[v] = load(rescale + v * batch_lanes);
         ATTEND_UNROLL

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that can be wrong with a tile problem, told before the first tile.
+#include <math.h>
+
+#include "attend/toolkit/core/message.hpp"
+#include "attend/toolkit/tile/tile_problem.hpp"
+
+namespace attend::ATTEND_ISA {
+namespace {
+
+constexpr int64_t any_extent = -1;
+constexpr const char* place = "attend_tile_forward: ";
+
+class Checker {
+public:
+    explicit Checker(attend_error* error) : error_(error) {}
+
+    bool ok() const { return status_ == ATTEND_OK; }
+    attend_status status() const { return status_; }
+
+    void fail(attend_status status, const char* where, Message& text) {
+        if (ok()) status_ = text.fail(error_, status, where);
+    }
+
+    void tensor(const attend_tensor* tensor, const char* name, int rank, const int64_t* extents, const char* shape,
+                bool broadcasts) {
+        if (!ok()) return;
+        Message text;
+        text << place << name;
+        if (tensor->ndim != rank) {
+            text << " has rank " << int64_t{tensor->ndim} << "; accepted: " << shape;
+            return fail(ATTEND_BAD_SHAPE, name, text);
+        }
+        int64_t elements = 1;
+        for (int dim = 0; dim < rank; ++dim) {
+            const int64_t extent = tensor->shape[dim];
+            elements = extent == 0 ? 0 : elements;
+            if (extent < 0 || (extents[dim] != any_extent && extent != extents[dim] && !(broadcasts && extent == 1))) {
+                text << " has extent " << extent << " in dimension " << int64_t{dim} << "; accepted: ";
+                if (extents[dim] != any_extent) text << extents[dim] << " of ";
+                text << shape;
+                return fail(ATTEND_BAD_SHAPE, name, text);
+            }
+        }
+        if (elements != 0 && tensor->data == nullptr) {
+            text << " has no data; accepted: memory for " << shape;
+            fail(ATTEND_INVALID_ARGUMENT, name, text);
+        }
+    }
+
+    void f32(const attend_tensor* tensor, const char* name, int rank, const int64_t* extents, const char* shape,
+             bool broadcasts = false) {
+        this->tensor(tensor, name, rank, extents, shape, broadcasts);
+        if (ok() && !is_f32(tensor)) {
+            Message text;
+            text << place << name << " has type code " << int64_t{tensor->dtype_code} << " of "
+                 << int64_t{tensor->dtype_bits} << " bits; accepted: float32";
+            fail(ATTEND_BAD_DTYPE, name, text);
+        }
+    }
+
+    void lengths(const attend_tensor* tensor, const char* name, int64_t batch, int64_t most) {
+        if (tensor == nullptr) return;
+        this->tensor(tensor, name, 1, &batch, "[B]", false);
+        if (!ok()) return;
+        Message text;
+        text << place << name;
+        if (!is_integer(tensor)) {
+            text << " has type code " << int64_t{tensor->dtype_code} << " of " << int64_t{tensor->dtype_bits}
+                 << " bits; accepted: int32 or int64";
+            return fail(ATTEND_BAD_DTYPE, name, text);
+        }
+        for (int64_t item = 0; item < batch; ++item) {
+            const int64_t length = integer_at(tensor, item);
+            if (length >= 0 && length <= most) continue;
+            text << " is " << length << " for batch item " << item << "; accepted: 0 to " << most;
+            return fail(ATTEND_BAD_SHAPE, name, text);
+        }
+    }
+
+    void number(bool accepted, const char* name, const char* what) {
+        if (!ok() || accepted) return;
+        Message text;
+        text << place << name << " is out of range; accepted: " << what;
+        fail(ATTEND_INVALID_ARGUMENT, name, text);
+    }
+
+private:
+    attend_error* error_;
+    attend_status status_{ATTEND_OK};
+};
+
+void check_segments(Checker& check, const attend_tile_problem& problem) {
+    const int64_t batch = problem.query->shape[0], head_dim = problem.query->shape[3];
+    int64_t kv_heads = any_extent, value_dim = any_extent;
+    bool extra = false;
+    for (uint32_t index = 0; index < problem.num_segments && check.ok(); ++index) {
+        const attend_key_segment& segment = problem.segments[index];
+        check.number(segment.key != nullptr && segment.value != nullptr, "segments", "a key and a value tensor in each segment");
+        if (!check.ok()) return;
+        // An extent of 1 in the batch stands for every item; the other extents are exact.
+        const bool shared_key = segment.key->ndim == 4 && segment.key->shape[0] == 1;
+        const bool shared_value = segment.value->ndim == 4 && segment.value->shape[0] == 1;
+        const int64_t key[4] = { shared_key ? 1 : batch, kv_heads, any_extent, head_dim };
+        check.f32(segment.key, "key", 4, key, "[B, Hkv, Nk, D]");
+        if (!check.ok()) return;
+        kv_heads = segment.key->shape[1];
+        const int64_t value[4] = { shared_value ? 1 : batch, kv_heads, segment.key->shape[2], value_dim };
+        check.f32(segment.value, "value", 4, value, "[B, Hkv, Nk, Dv]");
+        if (!check.ok()) return;
+        value_dim = segment.value->shape[3];
+        const bool always = (segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) != 0;
+        check.number(always || !extra, "segments", "main segments before always-visible ones");
+        extra = extra || always;
+    }
+    if (!check.ok()) return;
+    const int64_t q_heads = problem.query->shape[1];
+    if (kv_heads < 1 ? q_heads != 0 : q_heads % kv_heads != 0) {
+        Message text;
+        text << place << "query has " << q_heads << " heads, which is not a multiple of " << kv_heads
+             << " key heads; accepted: Hq = n Hkv";
+        return check.fail(ATTEND_BAD_SHAPE, "query", text);
+    }
+    check.number(head_dim >= 1, "query", "a head width D of at least 1");
+    check.number(value_dim >= 1, "value", "a value width Dv of at least 1");
+}
+
+// Masks and biases run over the logical indices: over the rows, or as far as the last entry of an index map.
+void check_broadcast(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes, const attend_tensor* tensor,
+                     const char* name, bool f32) {
+    if (tensor == nullptr || !check.ok()) return;
+    int64_t extents[4] = { sizes.batch, sizes.q_heads, sizes.q_len, sizes.main_keys };
+    if (problem.query_index != nullptr) extents[2] = any_extent;
+    if (problem.key_index != nullptr) extents[3] = any_extent;
+    constexpr const char* shape = "[B, Hq, Nq, Nk], each 1 or whole";
+    if (f32) check.f32(tensor, name, 4, extents, shape, true);
+    else check.tensor(tensor, name, 4, extents, shape, true);
+    if (!check.ok()) return;
+    if (!f32 && tensor->dtype_bits != 8) {
+        Message text;
+        text << place << name << " has elements of " << int64_t{tensor->dtype_bits} << " bits; accepted: uint8";
+        return check.fail(ATTEND_BAD_DTYPE, name, text);
+    }
+    for (int dim = 2; dim < 4; ++dim) {
+        const int32_t* map = dim == 2 ? problem.query_index : problem.key_index;
+        const int64_t rows = dim == 2 ? sizes.q_len : sizes.main_keys;
+        if (map == nullptr || rows == 0 || tensor->shape[dim] == 1 || map[rows - 1] < tensor->shape[dim]) continue;
+        Message text;
+        text << place << name << " has extent " << tensor->shape[dim] << " in dimension " << int64_t{dim}
+             << "; accepted: more than the largest index, " << int64_t{map[rows - 1]};
+        return check.fail(ATTEND_BAD_SHAPE, name, text);
+    }
+}
+
+void check_numbers(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes) {
+    check.number(isfinite(problem.scale), "scale", "a finite number");
+    check.number(isfinite(problem.softcap) && problem.softcap >= 0.0, "softcap", "a finite number of at least 0");
+    check.number(problem.dropout >= 0.0 && problem.dropout < 1.0, "dropout", "at least 0 and below 1");
+    check.number(problem.rng_offset < (uint64_t{1} << 24), "rng_offset", "below 2^24");
+    check.number(problem.window_left >= -1, "window_left", "-1 (unlimited) or more");
+    check.number(problem.window_right >= -1, "window_right", "-1 (unlimited) or more");
+    check.number(problem.max_query_tile >= 0 && problem.max_key_tile >= 0, "max_query_tile", "0 (any) or more");
+    constexpr int64_t farthest = int64_t{1} << 40;
+    check.number(problem.causal_offset >= -farthest && problem.causal_offset <= farthest, "causal_offset", "-2^40 to 2^40");
+    check.number((problem.flags & ATTEND_TILE_OFFSET_PER_ITEM) == 0
+                     || (problem.query_lengths != nullptr && problem.key_lengths != nullptr),
+                 "flags", "an offset per item together with query and key lengths");
+    const int64_t heads = problem.dropout_heads > 0 ? problem.dropout_heads : sizes.q_heads;
+    if (!check.ok()) return;
+    if (sizes.q_len > INT32_MAX || sizes.all_keys > INT32_MAX
+        || (problem.dropout > 0.0 && sizes.batch > 0 && heads > int64_t{UINT32_MAX} / sizes.batch)) {
+        Message text;
+        text << place << "query, key or head count is too large; accepted: fewer than 2^31 queries and keys, B H below 2^32";
+        check.fail(ATTEND_LIMIT, "query", text);
+    }
+}
+
+}  // namespace
+
+attend_status check_tile_problem(const attend_tile_problem& problem, attend_error* error) {
+    Checker check(error);
+    check.number(problem.query != nullptr, "query", "a tensor");
+    check.number(problem.num_segments >= 1 && problem.segments != nullptr, "segments", "at least one");
+    check.number(problem.output != nullptr || problem.lse != nullptr || problem.scores != nullptr, "output",
+                 "at least one of output, lse and scores");
+    if (!check.ok()) return check.status();
+    const int64_t any[4] = { any_extent, any_extent, any_extent, any_extent };
+    check.f32(problem.query, "query", 4, any, "[B, Hq, Nq, D]");
+    if (check.ok()) check_segments(check, problem);
+    if (!check.ok()) return check.status();
+
+    const TileSizes sizes = sizes_of(problem);
+    const int64_t output[4] = { sizes.batch, sizes.q_heads, sizes.q_len, sizes.value_dim };
+    const int64_t scores[4] = { sizes.batch, sizes.q_heads, sizes.q_len, sizes.all_keys };
+    const int64_t average[3] = { sizes.batch, sizes.q_len, sizes.all_keys };
+    if (problem.output != nullptr) check.f32(problem.output, "output", 4, output, "[B, Hq, Nq, Dv]");
+    if (problem.lse != nullptr) check.f32(problem.lse, "lse", 3, output, "[B, Hq, Nq]");
+    if (problem.scores != nullptr && sizes.average) check.f32(problem.scores, "scores", 3, average, "[B, Nq, Nk]");
+    if (problem.scores != nullptr && !sizes.average) check.f32(problem.scores, "scores", 4, scores, "[B, Hq, Nq, Nk]");
+    check_broadcast(check, problem, sizes, problem.mask, "mask", false);
+    check_broadcast(check, problem, sizes, problem.bias, "bias", true);
+    check.lengths(problem.query_lengths, "query_lengths", sizes.batch,
+                  problem.query_index != nullptr ? INT32_MAX : sizes.q_len);
+    check.lengths(problem.key_lengths, "key_lengths", sizes.batch,
+                  problem.key_index != nullptr ? INT32_MAX : sizes.main_keys);
+    if (check.ok()) check_numbers(check, problem, sizes);
+    return check.status();
+}
+
+}  // namespace attend::ATTEND_ISA
