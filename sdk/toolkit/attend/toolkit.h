@@ -33,7 +33,7 @@ typedef struct attend_query_tile {
     int64_t kv_len;                        /* keys of the main segments, cut at this item's key length */
     const int32_t *lane_query;    /* i, the logical query index */
     const int32_t *lane_head;     /* h, the query head */
-    const int32_t *lane_position; /* i' = i + offset of the item: the query's place on the key axis */
+    const int32_t *lane_position; /* i' = i + offset of the item: the query's place on the key axis, cut at +-2^30 */
 } attend_query_tile;
 
 /* A tile of scores: scores[row * queries->lane_stride + lane] belongs to key first_key + row (or key_index[row] where

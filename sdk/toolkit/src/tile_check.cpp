@@ -167,10 +167,10 @@ void check_numbers(Checker& check, const attend_tile_problem& problem, const Til
                  "flags", "an offset per item together with query and key lengths");
     const int64_t heads = problem.dropout_heads > 0 ? problem.dropout_heads : sizes.q_heads;
     if (!check.ok()) return;
-    if (sizes.q_len > INT32_MAX || sizes.all_keys > INT32_MAX
+    if (sizes.q_len > most_rows || sizes.all_keys > most_rows
         || (problem.dropout > 0.0 && sizes.batch > 0 && heads > int64_t{UINT32_MAX} / sizes.batch)) {
         Message text;
-        text << place << "query, key or head count is too large; accepted: fewer than 2^31 queries and keys, B H below 2^32";
+        text << place << "query, key or head count is too large; accepted: at most 2^30 queries and keys, B H below 2^32";
         check.fail(ATTEND_LIMIT, "query", text);
     }
 }

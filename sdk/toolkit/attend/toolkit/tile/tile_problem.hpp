@@ -12,6 +12,9 @@ namespace attend::ATTEND_ISA {
 // Keys of one score tile. 128 rows of 48 floats are half of the first-level cache; 64 costs 1 to 3 %, 32 much more.
 constexpr int64_t default_key_tile = 128;
 
+// Queries, keys and positions stay within 2^30, so that hooks may subtract them as int32.
+constexpr int64_t most_rows = int64_t{1} << 30;
+
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 constexpr int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }

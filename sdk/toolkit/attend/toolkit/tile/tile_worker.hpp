@@ -44,7 +44,8 @@ public:
             scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
             scratch_.out_rows[lane] = run_.output.at(rows_.batch, scratch_.head[lane], row_of(lane), 0);
         }
-        if (!started_) value_block<V>(nullptr, 0, 1, 0, scratch_.scores, run_.sizes.value_dim, scratch_.acc, Into::overwrite, nullptr);
+        if (!started_)  // no score tile at all: zeros
+            value_block<V>(nullptr, 0, 1, 0, scratch_.scores, run_.sizes.value_dim, scratch_.acc, Into::overwrite, nullptr);
         store_lanes<V>(scratch_.acc, run_.sizes.value_dim, scratch_.factor, scratch_.out_rows, run_.output.strides[3],
                        tile_.num_lanes);
     }
@@ -79,7 +80,7 @@ private:
             const int64_t v = lesser(rows_.begin + lane, last);
             const int64_t row = v / rows_.pack;
             const int64_t i = problem_.query_index != nullptr ? problem_.query_index[row] : row;
-            const int32_t position = static_cast<int32_t>(clamp(i + offset_, INT32_MIN, INT32_MAX));
+            const int32_t position = static_cast<int32_t>(clamp(i + offset_, -most_rows, most_rows));
             scratch_.query[lane] = static_cast<int32_t>(i);
             scratch_.head[lane] = static_cast<int32_t>(rows_.first_head + v % rows_.pack);
             scratch_.position[lane] = position;
