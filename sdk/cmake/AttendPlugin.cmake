@@ -8,25 +8,23 @@
 # attend_test_plugin(<name>)                  registers `attend plugins verify` as a test when the tool offers it
 include_guard(GLOBAL)
 
-set(ATTEND_CMAKE_DIR "${CMAKE_CURRENT_LIST_DIR}")
-
+# In the cache, so that every folder of a project sees them, whichever one included this file.
+set(ATTEND_CMAKE_DIR "${CMAKE_CURRENT_LIST_DIR}" CACHE INTERNAL "")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(ATTEND_ISA_ENTRIES baseline avx2 avx512)
-  set(ATTEND_FLAGS_baseline -march=x86-64-v2)
-  set(ATTEND_FLAGS_avx2 -march=x86-64-v3)
-  set(ATTEND_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+  set(ATTEND_ISA_ENTRIES baseline avx2 avx512 CACHE INTERNAL "")
+  set(ATTEND_FLAGS_baseline -march=x86-64-v2 CACHE INTERNAL "")
+  set(ATTEND_FLAGS_avx2 -march=x86-64-v3 CACHE INTERNAL "")
+  set(ATTEND_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512 CACHE INTERNAL "")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  set(ATTEND_ISA_ENTRIES neon)
-  set(ATTEND_FLAGS_neon "")
+  set(ATTEND_ISA_ENTRIES neon CACHE INTERNAL "")
+  set(ATTEND_FLAGS_neon "" CACHE INTERNAL "")
 else()
   message(FATAL_ERROR "attend: no instruction-set entries for processor ${CMAKE_SYSTEM_PROCESSOR}; accepted: x86_64, aarch64")
 endif()
 
 # What expands in sources that are compiled once: X(baseline) X(avx2) ...
-set(ATTEND_FOR_EACH_ISA_DEFINITION "")
-foreach(entry IN LISTS ATTEND_ISA_ENTRIES)
-  string(APPEND ATTEND_FOR_EACH_ISA_DEFINITION "X(${entry})")
-endforeach()
+string(REGEX REPLACE "([^;]+);?" "X(\\1)" ATTEND_FOR_EACH_ISA_DEFINITION "${ATTEND_ISA_ENTRIES}")
+set(ATTEND_FOR_EACH_ISA_DEFINITION "${ATTEND_FOR_EACH_ISA_DEFINITION}" CACHE INTERNAL "")
 
 function(attend_plugin_compile_options TARGET)
   set_target_properties(${TARGET} PROPERTIES C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden
@@ -37,7 +35,7 @@ function(attend_plugin_compile_options TARGET)
   target_compile_options(${TARGET} PRIVATE "-DATTEND_FOR_EACH_ISA(X)=${ATTEND_FOR_EACH_ISA_DEFINITION}")
 endfunction()
 
-# One object library per entry, so that each source keeps its own flags; they are recorded on the target for the check.
+# One object library per entry, so that each source keeps its own flags.
 function(attend_add_kernels TARGET)
   cmake_parse_arguments(arg "" "" "SOURCES;INCLUDES;LINK" ${ARGN})
   if(NOT arg_SOURCES)
@@ -57,8 +55,6 @@ function(attend_add_kernels TARGET)
     target_include_directories(${objects} PRIVATE ${arg_INCLUDES})
     target_link_libraries(${objects} PRIVATE ${arg_LINK})
     target_sources(${TARGET} PRIVATE $<TARGET_OBJECTS:${objects}>)
-    set_property(TARGET ${TARGET} APPEND PROPERTY ATTEND_KERNEL_OBJECTS ${objects})
-    set_property(TARGET ${TARGET} APPEND PROPERTY ATTEND_KERNEL_ENTRIES ${entry})
   endforeach()
   attend_check_kernel_symbols(${TARGET})
 endfunction()
@@ -69,10 +65,8 @@ function(attend_check_kernel_symbols TARGET)
   if(ATTEND_SANITIZE OR CMAKE_CXX_FLAGS MATCHES "-fsanitize")
     return()
   endif()
-  get_target_property(libraries ${TARGET} ATTEND_KERNEL_OBJECTS)
-  foreach(objects IN LISTS libraries)
-    get_target_property(_unused ${objects} SOURCES)
-    string(REGEX REPLACE "^${TARGET}_" "" entry "${objects}")
+  foreach(entry IN LISTS ATTEND_ISA_ENTRIES)
+    set(objects ${TARGET}_${entry})
     set(stamp "${CMAKE_CURRENT_BINARY_DIR}/${objects}.symbols-checked")
     add_custom_command(OUTPUT "${stamp}"
       COMMAND "${CMAKE_COMMAND}" "-DOBJECTS=$<JOIN:$<TARGET_OBJECTS:${objects}>,|>" -DENTRY=${entry} "-DNM=${CMAKE_NM}"

@@ -136,6 +136,20 @@ inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys 
     return ATTEND_KERNEL(attend_tile_workspace)(&problem, desc.max_workers);
 }
 
+// Hooks as structs with static functions (toolkit/tile/keys, toolkit/tile/scores). The struct must outlive the call.
+template <class Keys>
+void use_keys(attend_tile_problem& problem, const Keys& keys) {
+    problem.keys = Keys::visit;
+    problem.keys_user = &keys;
+    problem.keep = Keys::keep;
+    problem.keep_user = &keys;
+}
+template <class Scores>
+void use_scores(attend_tile_problem& problem, const Scores& scores) {
+    problem.score = Scores::apply;
+    problem.score_user = &scores;
+}
+
 inline attend_status run_tiles(const TileCall& call, const Context& context) {
     return ATTEND_KERNEL(attend_tile_forward)(&call.problem, &context);
 }

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// flash-attention-v2: exact softmax attention in O(N) extra memory, by tiles over queries and keys.
+//
+// Paper    Dao 2023, "FlashAttention-2", arXiv:2307.08691
+// Formula  o_i = sum_j softmax_j(softcap(scale q_i . k_j) + bias_ij - m_h |i' - j|) v_j over the visible keys
+// Cost     2 B H A (D + Dv) flops for A visible pairs; memory: the output and one tile per thread
+// Differs  empty rows have LSE minus infinity; ALiBi is -m |i' - j| in every mode, so LSE differs from m * j forms;
+//          softcap comes before biases
+
+#include "attend/author/tile.hpp"
+#include "attend/toolkit/tile/keys/block_pattern.hpp"
+#include "attend/toolkit/tile/scores/alibi.hpp"
+
+namespace attend::ATTEND_ISA {
+namespace {
+
+struct Options {
+    int64_t heads, dim, block_size, block_size_q, block_size_kv;
+    OptionalInt kv_heads, pattern_block_q, pattern_block_k;
+    int32_t validate;
+};
+
+constexpr const char* validations[] = {"none", "shapes", "full", nullptr};
+constexpr Range block_range{0, 4096};
+constexpr OptionRow option_table[] = {
+    option_int(offsetof(Options, heads), "heads", "8", {1, 1048576}, "heads of a packed [B,N,H*D] tensor; otherwise it must equal the tensor's"),
+    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 1048576}, "key heads, a divisor of heads; default: heads"),
+    option_int(offsetof(Options, dim), "dim", "64", {1, 1024}, "head width of benchmark inputs; if given with tensors it must equal D"),
+    option_int(offsetof(Options, block_size), "block_size", "256", block_range, "upper bound of both tile sides, 16 to 4096; 0: chosen"),
+    option_int(offsetof(Options, block_size_q), "block_size_q", "0", block_range, "upper bound of the query side; 0: from block_size"),
+    option_int(offsetof(Options, block_size_kv), "block_size_kv", "0", block_range, "upper bound of the key side; 0: from block_size"),
+    common::causal(), common::causal_alignment(), common::causal_offset(), common::scale(), common::softcap(), common::window_size(),
+    common::window_left(), common::window_right(), common::dropout(), common::seed(), common::rng_offset(),
+    option_maybe_int(offsetof(Options, pattern_block_q), "pattern_block_q", {1, 2147483647.0}, "queries of one entry of block_pattern"),
+    option_maybe_int(offsetof(Options, pattern_block_k), "pattern_block_k", {1, 2147483647.0}, "keys of one entry of block_pattern"),
+    common::resolved(ATTEND_TYPE_BOOL, "return_lse", "false", {0, 1}, "return the log of the sum of exponentials too"),
+    common::resolved(ATTEND_TYPE_BOOL, "deterministic", "true", {0, 1}, "same bits for any number of threads; this engine always keeps that"),
+    option_enum(offsetof(Options, validate), "validate", "\"shapes\"", validations, "full: refuse NaN and infinity in the inputs as well"),
+};
+
+constexpr attend_port port_table[] = {
+    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"),
+    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
+    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    input_port(0, "alibi_slopes", "Hq | B,Hq", "ALiBi slope m of each head: scores lose m |i' - j|", ATTEND_OPTIONAL),
+    input_port(0, "block_pattern", "pattern_items,pattern_heads,pattern_rows,pattern_columns",
+               "non-zero: the block of pattern_block_q queries and pattern_block_k keys may attend; [1 or B, 1 or Hq, blocks, blocks]",
+               ATTEND_OPTIONAL, ATTEND_U8),
+    output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
+    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
+    output_port(ATTEND_SCORES, "scores", "B,Hq,Nq,Nk", "weights after softmax, before dropout", ATTEND_OPTIONAL),
+};
+
+attend_status refuse(attend_error* error, const char* text, const char* where) { return attend_fail(error, ATTEND_BAD_OPTION, text, where); }
+
+int64_t side(int64_t own, int64_t both) { return own > 0 ? own : both; }
+
+attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
+    const attend_plan_desc& desc = *args.desc;
+    if (was_given(*args.values, "heads") && options.heads != desc.num_q_heads)
+        return refuse(error, "option \"heads\" differs from the heads of query; accepted: that number", "heads");
+    if (options.kv_heads.given && options.kv_heads.value != desc.num_kv_heads)
+        return refuse(error, "option \"kv_heads\" differs from the heads of key; accepted: that number", "kv_heads");
+    if (was_given(*args.values, "dim") && options.dim != desc.head_dim)
+        return refuse(error, "option \"dim\" differs from the head width of query; accepted: that width", "dim");
+    for (const int64_t block : {options.block_size, options.block_size_q, options.block_size_kv})
+        if (block > 0 && block < 16) return refuse(error, "a block size is below 16; accepted: 0 or 16 to 4096", "block_size");
+    const attend_tensor* pattern = attend_find_name(&desc.bindings, "block_pattern");
+    if (!pattern) return ATTEND_OK;
+    if (!options.pattern_block_q.given || !options.pattern_block_k.given)
+        return refuse(error, "input \"block_pattern\" needs the options pattern_block_q and pattern_block_k", "pattern_block_q");
+    const int64_t bq = options.pattern_block_q.value, bk = options.pattern_block_k.value;
+    const bool fits = (pattern->shape[0] == 1 || pattern->shape[0] == desc.batch) && (pattern->shape[1] == 1 || pattern->shape[1] == desc.num_q_heads) &&
+                      pattern->shape[2] == (desc.q_len + bq - 1) / bq && pattern->shape[3] == (desc.kv_len + bk - 1) / bk;
+    if (!fits)
+        return attend_fail(error, ATTEND_BAD_SHAPE, "input \"block_pattern\" does not fit; accepted: [1 or B, 1 or Hq, ceil(Nq/pattern_block_q), ceil(Nk/pattern_block_k)]", "block_pattern");
+    return ATTEND_OK;
+}
+
+uint64_t workspace(const Options& options, const PlanArgs& args) {
+    return tile_workspace(*args.desc, 0, side(options.block_size_q, options.block_size), side(options.block_size_kv, options.block_size));
+}
+
+// Elements of a float tensor up to rank 4 that are NaN or infinite; minus infinity may be allowed.
+bool all_finite(const attend_tensor* tensor, bool minus_infinity_ok) {
+    if (!tensor) return true;
+    int64_t shape[4] = {1, 1, 1, 1}, strides[4] = {0, 0, 0, 0};
+    for (int axis = 0; axis < tensor->ndim; ++axis) shape[4 - tensor->ndim + axis] = tensor->shape[axis], strides[4 - tensor->ndim + axis] = tensor->strides[axis];
+    const float* data = static_cast<const float*>(tensor->data);
+    for (int64_t a = 0; a < shape[0]; ++a)
+        for (int64_t b = 0; b < shape[1]; ++b)
+            for (int64_t c = 0; c < shape[2]; ++c)
+                for (int64_t d = 0; d < shape[3]; ++d) {
+                    const float x = data[a * strides[0] + b * strides[1] + c * strides[2] + d * strides[3]];
+                    if (x - x != 0.0f && !(minus_infinity_ok && x < 0.0f)) return false;
+                }
+    return true;
+}
+
+attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
+    const attend_tensor* slopes = attend_find_name(args.bindings, "alibi_slopes");
+    const attend_tensor* pattern = attend_find_name(args.bindings, "block_pattern");
+    if (!all_finite(slopes, false))
+        return attend_fail(context.error, ATTEND_NUMERIC, "input \"alibi_slopes\" holds a value that is not finite; accepted: finite slopes", "alibi_slopes");
+    if (options.validate == 2) {
+        const struct { const attend_tensor* tensor; const char* text; bool minus_infinity_ok; } inputs[] = {
+            {args.query, "query holds NaN or infinity (validate=full)", false}, {args.key, "key holds NaN or infinity (validate=full)", false},
+            {args.value, "value holds NaN or infinity (validate=full)", false}, {args.bias, "bias holds NaN or plus infinity (validate=full)", true}};
+        for (const auto& input : inputs)
+            if (!all_finite(input.tensor, input.minus_infinity_ok)) return attend_fail(context.error, ATTEND_NUMERIC, input.text, "validate");
+    }
+    TileCall call(args);
+    attend_tile_problem& problem = call.problem;
+    problem.max_query_tile = side(options.block_size_q, options.block_size);
+    problem.max_key_tile = side(options.block_size_kv, options.block_size);
+    AlibiSlopes alibi{};
+    if (slopes) {
+        alibi.slopes = static_cast<const float*>(slopes->data);
+        alibi.batch_stride = slopes->ndim == 2 ? slopes->strides[0] : 0;
+        alibi.head_stride = slopes->strides[slopes->ndim - 1];
+        use_scores(problem, alibi);
+    }
+    BlockPattern blocks{};
+    if (pattern) {
+        blocks = BlockPattern::of(*pattern, options.pattern_block_q.value, options.pattern_block_k.value);
+        use_keys(problem, blocks);
+    }
+    return run_tiles(call, context);
+}
+
+void cost(const Options&, const PlanArgs& args, attend_cost& cost) { softmax_cost(*args.desc, visible_pairs(*args.desc), cost); }
+
+}  // namespace
+
+ATTEND_MECHANISM(flash_attention_v2, {
+    .name = "flash-attention-v2", .category = "flash", .title = "FlashAttention-2",
+    .summary = "Exact attention in tiles: the scores are never stored, so memory grows with the length, not with its square.",
+    .reference = "Dao 2023, FlashAttention-2, arXiv:2307.08691", .time_complexity = "O(n^2 d)", .space_complexity = "O(n d)",
+    .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW |
+            ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DECODE |
+            ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
+    .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
+    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = erased<cost>, .error_bound = nullptr})
+
+}  // namespace attend::ATTEND_ISA
