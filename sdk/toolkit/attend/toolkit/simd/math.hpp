@@ -21,15 +21,24 @@ ATTEND_ALWAYS_INLINE Batch exp2_fraction(const Batch& f) {
     return fma(p, f, Batch(1.0f));
 }
 
+// x log2(e) - n for n near it, to full precision.
+ATTEND_ALWAYS_INLINE Batch exp2_rest(const Batch& x, const Batch& n) {
+#if defined(ATTEND_ISA_baseline)
+    // Without a fused product the difference would cancel: subtract n ln 2 in two parts first, the first of them exact.
+    return fnma(n, Batch(-2.12194440e-4f), fnma(n, Batch(0.693359375f), x)) * Batch(log2_e);
+#else
+    // The product in one rounding; the second term is what log2_e lost when it was rounded to float.
+    return fma(x, Batch(1.9259629911e-8f), fms(x, Batch(log2_e), n));
+#endif
+}
+
 // exp(x) for x <= 0, minus infinity included (exactly 0); NaN stays NaN. What softmax needs.
 // The constants keep NaN: max(a, b) gives b where one is NaN.
 ATTEND_ALWAYS_INLINE Batch exp_nonpositive(const Batch& x) {
     // Below -88.3 the exponent would leave the range of one factor; exp(-88.3) is flushed to zero there.
     const Batch bounded = max(Batch(-88.3f), x);
     const Batch n = round_even(bounded * Batch(log2_e));
-    // x log2(e) - n in one rounding; the second term is what log2_e lost when it was rounded to float.
-    const Batch f = fma(bounded, Batch(1.9259629911e-8f), fms(bounded, Batch(log2_e), n));
-    const Batch p = exp2_fraction(f);
+    const Batch p = exp2_fraction(exp2_rest(bounded, n));
 #if defined(ATTEND_ISA_avx512)
     // n = -127 would leave a subnormal: the mask makes the result equal on all entries.
     const __mmask16 normal = _mm512_cmp_ps_mask(n.data, _mm512_set1_ps(-127.0f), _CMP_NEQ_UQ);
@@ -50,20 +59,19 @@ ATTEND_ALWAYS_INLINE Batch exp2(const Batch& x) {
 ATTEND_ALWAYS_INLINE Batch exp(const Batch& x) {
     const Batch bounded = min(Batch(89.0f), max(Batch(-104.0f), x));
     const Batch n = round_even(bounded * Batch(log2_e));
-    const Batch f = fma(bounded, Batch(1.9259629911e-8f), fms(bounded, Batch(log2_e), n));
-    return scale_by_power(exp2_fraction(f), n);
+    return scale_by_power(exp2_fraction(exp2_rest(bounded, n)), n);
 }
 
 // tanh(x) everywhere, odd, NaN stays NaN.
 ATTEND_ALWAYS_INLINE Batch tanh(const Batch& x) {
     const Batch size = xsimd::abs(x);
-    // |x| < 0.625: x + x^3 P(x^2), where the quotient below would cancel.
+    // |x| < 0.625: x (1 + x^2 P(x^2)), where the quotient below would cancel.
     const Batch square = x * x;
     Batch p = fma(Batch(-0.005705036253108727f), square, Batch(0.02063913133629042f));
     p = fma(p, square, Batch(-0.053739728596642514f));
     p = fma(p, square, Batch(0.13331442361014445f));
     p = fma(p, square, Batch(-0.3333328194808034f));
-    const Batch small = fma(p * square, x, x);
+    const Batch small = x * fma(p, square, Batch(1.0f));
     // Elsewhere 1 - 2 / (exp(2|x|) + 1), with the sign of x.
     const Batch large = Batch(1.0f) - Batch(2.0f) / (exp(size + size) + Batch(1.0f));
     const Batch with_sign = choose(x < Batch(0.0f), Batch(0.0f) - large, large);
