@@ -52,11 +52,11 @@ struct ForwardInputs {
 
 struct ForwardOptions {
     std::string mechanism{"auto"};  // a name, or "auto": rules, then thresholds
-    NamedValues options;            // checked against the mechanism's table; either spelling
+    NamedValues options{};          // checked against the mechanism's table; either spelling
     std::int64_t heads{0}, kv_heads{0};  // of packed tensors; 0 = not given
     bool lse{false}, scores{false};
-    std::string precision;          // empty: the service's
-    RequestFacts facts;             // further variables for rules (hierarchical, maxError, taskType, ...)
+    std::string precision{};        // empty: the service's
+    RequestFacts facts{};           // further variables for rules (hierarchical, maxError, taskType, ...)
 };
 
 struct ForwardResult {
