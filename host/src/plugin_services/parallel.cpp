@@ -9,6 +9,7 @@
 #include <vector>
 #else
 #include <tbb/blocked_range.h>
+#include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 #endif
@@ -80,7 +81,13 @@ struct WorkerPool::Arena {
 };
 #else
 struct WorkerPool::Arena {
-    explicit Arena(int workers) : arena(workers) {}
+    explicit Arena(int workers) : arena((allow_many(), workers)) {}
+    // The library caps the process at one thread a core; somebody who asks for more shall have them. Of several such
+    // controls the lowest counts, so there is one, for the life of the process.
+    static void allow_many() {
+        static const tbb::global_control control(tbb::global_control::max_allowed_parallelism, 1024);
+        (void)control;
+    }
     void run(Loop& loop, std::uint32_t workers) {
         // Isolated: a thread that waits here never picks up another plugin's work.
         arena.execute([&] {

@@ -220,18 +220,23 @@ extern "C" uint64_t ATTEND_KERNEL(attend_experts_workspace)(const attend_experts
     const attend_plan_desc& desc = *x->desc;
     const Buffers buffers(*x, nullptr);
     const int64_t longest = desc.q_len > desc.kv_len ? desc.q_len : desc.kv_len;
-    const View q(nullptr, 4, {1, x->heads, desc.q_len, x->key_dim}, {1, 1, 1, 1});
-    const View k(nullptr, 4, {1, x->heads, desc.kv_len, x->key_dim}, {1, 1, 1, 1});
-    const View v(nullptr, 4, {1, x->heads, desc.kv_len, x->value_dim}, {1, 1, 1, 1});
-    const View o(nullptr, 4, {1, x->heads, desc.q_len, x->value_dim}, {1, 1, 1, 1});
-    const attend_key_segment segment{&k.tensor, &v.tensor, 0, 0};
-    attend_tile_problem problem{};
-    problem.query = &q.tensor;
-    problem.segments = &segment;
-    problem.num_segments = 1;
-    problem.output = &o.tensor;
-    problem.dropout = desc.dropout;
-    const uint64_t tiles = ATTEND_KERNEL(attend_tile_workspace)(&problem, max_workers);
+    // An expert may hold any number of rows, and what the tile engine needs does not only grow with it.
+    uint64_t tiles = 0;
+    for (int64_t rows = 0; rows <= desc.q_len; rows = rows < 256 || rows == desc.q_len ? rows + 1 : desc.q_len) {
+        const View q(nullptr, 4, {1, x->heads, rows, x->key_dim}, {1, 1, 1, 1});
+        const View k(nullptr, 4, {1, x->heads, desc.kv_len, x->key_dim}, {1, 1, 1, 1});
+        const View v(nullptr, 4, {1, x->heads, desc.kv_len, x->value_dim}, {1, 1, 1, 1});
+        const View o(nullptr, 4, {1, x->heads, rows, x->value_dim}, {1, 1, 1, 1});
+        const attend_key_segment segment{&k.tensor, &v.tensor, 0, 0};
+        attend_tile_problem problem{};
+        problem.query = &q.tensor;
+        problem.segments = &segment;
+        problem.num_segments = 1;
+        problem.output = &o.tensor;
+        problem.dropout = desc.dropout;
+        const uint64_t bytes = ATTEND_KERNEL(attend_tile_workspace)(&problem, max_workers);
+        tiles = bytes > tiles ? bytes : tiles;
+    }
     uint64_t products = 0;
     const int64_t inner = x->heads * x->value_dim, out = merged_width(*x->output);
     const int64_t pairs[][2] = {{merged_width(*x->query), x->key_dim}, {merged_width(*x->key), x->key_dim}, {merged_width(*x->value), x->value_dim}, {inner, out}};
