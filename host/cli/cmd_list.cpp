@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// attend list: every mechanism, or those that the filters leave.
+#include "attend/config/names.hpp"
+#include "attend/registry/mechanism_registry.hpp"
+#include "command.hpp"
+#include "errors.hpp"
+#include "loading/plugin_loader.hpp"
+#include "session.hpp"
+#include "text.hpp"
+
+namespace attend::cli {
+namespace {
+
+struct Filters {
+    std::optional<std::string> category, from, caps;
+    bool accelerated{false};
+};
+
+// "CAUSAL,GQA" as a mask.
+Result<std::uint64_t> parse_caps(const std::string& text) {
+    std::uint64_t mask = 0;
+    std::size_t begin = 0;
+    while (begin <= text.size()) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        const std::string name = text.substr(begin, end - begin);
+        const std::uint64_t bit = capability_bit(name);
+        if (bit == 0) return unknown_name("--caps", "capability", name, capability_names(~std::uint64_t{0}));
+        mask |= bit;
+        begin = end + 1;
+    }
+    return mask;
+}
+
+Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
+    const auto known_categories = categories();
+    if (filters.category && std::find(known_categories.begin(), known_categories.end(), *filters.category) == known_categories.end())
+        return unknown_name("--category", "category", *filters.category, known_categories);
+    Result<std::uint64_t> caps = filters.caps ? parse_caps(*filters.caps) : Result<std::uint64_t>(std::uint64_t{0});
+    if (!caps) return caps.error();
+    Result<Session> session = open_session(flags);
+    if (!session) return session.error();
+    if (filters.from) {
+        std::vector<std::string> ids;
+        for (const PluginReport& report : session->service->plugin_reports())
+            if (report.loaded) ids.push_back(report.id);
+        if (std::find(ids.begin(), ids.end(), *filters.from) == ids.end()) return unknown_name("--from", "plugin", *filters.from, ids);
+    }
+
+    Json list = Json::array();
+    Table table({"name", "category", "complexity", "capabilities", "dtypes", "plugin", "backend"});
+    for (const MechanismPtr& mechanism : session->service->registry()->list()) {
+        if (filters.category && mechanism->category != *filters.category) continue;
+        if (filters.from && mechanism->plugin_id != *filters.from) continue;
+        if (filters.accelerated && mechanism->backend == "baseline") continue;
+        if (!mechanism->has(*caps)) continue;
+        const std::string name = mechanism->shadowed_by.empty() ? mechanism->name : mechanism->qualified_name();
+        const std::vector<std::string> capabilities = capability_names(mechanism->caps), dtypes = dtype_names(mechanism->dtypes);
+        list.push(Json::object()
+                      .set("name", name)
+                      .set("category", mechanism->category)
+                      .set("complexity", mechanism->time_complexity)
+                      .set("capabilities", json_list(capabilities))
+                      .set("dtypes", json_list(dtypes))
+                      .set("plugin", mechanism->plugin_id)
+                      .set("backend", mechanism->backend));
+        table.add({name, mechanism->category, mechanism->time_complexity, join(capabilities, ","), join(dtypes, ","), mechanism->plugin_id, mechanism->backend});
+    }
+    if (flags.json) return Outcome{exit_done, json_text(Json::object().set("mechanisms", std::move(list)))};
+    return Outcome{exit_done, table.empty() ? "no mechanism passes the filters\n" : table.text()};
+}
+
+}  // namespace
+
+void add_list(Commands& commands) {
+    CLI::App& command = commands.add("list", "Lists every mechanism: what it is, what it can do, and which plugin brings it.",
+                                     "  attend list --category flash           the mechanisms of one category\n"
+                                     "  attend list --caps CAUSAL,GQA --json   those that take both, for a program");
+    auto filters = std::make_shared<Filters>();
+    command.add_option("--category", filters->category, "Only this category: " + join_names(categories()))->type_name("CATEGORY");
+    command.add_option("--from", filters->from, "Only mechanisms of this plugin")->type_name("PLUGIN_ID");
+    command.add_flag("--accelerated", filters->accelerated, "Only mechanisms whose back end is wider than baseline");
+    command.add_option("--caps", filters->caps, "Only mechanisms with all of these capabilities, separated by commas")->type_name("CAPS");
+    commands.handle(command, [filters](const GlobalFlags& flags) { return run(*filters, flags); });
+}
+
+}  // namespace attend::cli

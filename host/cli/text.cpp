@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "text.hpp"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "attend/abi.h"
+
+namespace attend::cli {
+namespace {
+
+bool color_wanted() {
+    const char* no_color = ::getenv("NO_COLOR");
+    const char* term = ::getenv("TERM");
+    return ::isatty(STDOUT_FILENO) != 0 && (no_color == nullptr || *no_color == '\0') && (term == nullptr || std::string_view(term) != "dumb");
+}
+
+// Characters, not bytes: continuation bytes of UTF-8 take no column.
+std::size_t width_of(std::string_view text) {
+    return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
+}
+
+}  // namespace
+
+std::string bold(std::string_view text) {
+    static const bool color = color_wanted();
+    return color ? "\033[1m" + std::string(text) + "\033[0m" : std::string(text);
+}
+
+std::string Table::text(std::string_view indent) const {
+    std::vector<std::size_t> widths;
+    const auto measure = [&](const std::vector<std::string>& row) {
+        widths.resize(std::max(widths.size(), row.size()));
+        for (std::size_t column = 0; column < row.size(); ++column) widths[column] = std::max(widths[column], width_of(row[column]));
+    };
+    measure(header_);
+    for (const auto& row : rows_) measure(row);
+    const auto line = [&](const std::vector<std::string>& row) {
+        std::string out;
+        for (std::size_t column = 0; column < row.size(); ++column) {
+            out += row[column];
+            if (column + 1 < row.size()) out.append(widths[column] - width_of(row[column]) + 2, ' ');
+        }
+        while (!out.empty() && out.back() == ' ') out.pop_back();
+        return out;
+    };
+    std::string out;
+    if (!header_.empty()) out += std::string(indent) + bold(line(header_)) + "\n";
+    for (const auto& row : rows_) out += std::string(indent) + line(row) + "\n";
+    return out;
+}
+
+std::string aligned(const std::vector<std::pair<std::string, std::string>>& lines, std::string_view indent) {
+    Table table({});
+    for (const auto& [name, value] : lines) table.add({name, value});
+    return table.text(indent);
+}
+
+std::string join(const std::vector<std::string>& words, std::string_view between) {
+    std::string text;
+    for (const std::string& word : words) text += (text.empty() ? "" : std::string(between)) + word;
+    return text;
+}
+
+std::string number_text(double number, int digits) {
+    std::array<char, 64> buffer{};
+    const auto [end, status] = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, std::chars_format::general, digits);
+    return status == std::errc{} ? std::string(buffer.data(), end) : std::string("?");
+}
+
+std::string bytes_text(double bytes) {
+    constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB"};
+    std::size_t unit = 0;
+    while (bytes >= 1024.0 && unit + 1 < units.size()) {
+        bytes /= 1024.0;
+        ++unit;
+    }
+    return number_text(bytes) + " " + units[unit];
+}
+
+std::string json_text(const Json& document) { return write_json(document, true) + "\n"; }
+
+Json json_list(const std::vector<std::string>& words) {
+    Json list = Json::array();
+    for (const std::string& word : words) list.push(word);
+    return list;
+}
+
+std::vector<std::string> dtype_names(std::uint64_t mask) {
+    struct Name {
+        std::uint64_t bit;
+        const char* name;
+    };
+    constexpr std::array table{Name{ATTEND_F32, "F32"}, Name{ATTEND_F64, "F64"}, Name{ATTEND_F16, "F16"}, Name{ATTEND_BF16, "BF16"}, Name{ATTEND_F8_E4M3, "F8_E4M3"},
+                               Name{ATTEND_F8_E5M2, "F8_E5M2"}, Name{ATTEND_I8, "I8"}, Name{ATTEND_U8, "U8"}, Name{ATTEND_I32, "I32"}, Name{ATTEND_I64, "I64"}};
+    std::vector<std::string> names;
+    for (const Name& entry : table)
+        if ((mask & entry.bit) != 0) names.emplace_back(entry.name);
+    return names;
+}
+
+}  // namespace attend::cli
