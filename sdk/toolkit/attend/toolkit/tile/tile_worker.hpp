@@ -44,8 +44,8 @@ public:
             scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
             scratch_.out_rows[lane] = run_.output.at(rows_.batch, scratch_.head[lane], row_of(lane), 0);
         }
-        if (!started_)  // no score tile at all: zeros
-            value_block<V>(nullptr, 0, 1, 0, scratch_.scores, run_.sizes.value_dim, scratch_.acc, Into::overwrite, nullptr);
+        if (!started_)  // no score tile at all
+            for (int64_t at = 0; at < run_.sizes.value_dim * lanes; ++at) scratch_.acc[at] = 0.0f;
         store_lanes<V>(scratch_.acc, run_.sizes.value_dim, scratch_.factor, scratch_.out_rows, run_.output.strides[3],
                        tile_.num_lanes);
     }
