@@ -103,9 +103,12 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
         const int64_t rows_left = sizes.batch * sizes.tokens - first_row, outs_left = sizes.out - first_out;
         const int64_t num_lanes = rows_left < sizes.tile_lanes ? rows_left : sizes.tile_lanes;
         const int64_t outs = outs_left < sizes.block ? outs_left : sizes.block;
-        if (num_lanes > 2 * batch_lanes) project_tile<3>(run, scratch, first_row, num_lanes, first_out, outs);
-        else if (num_lanes > batch_lanes) project_tile<2>(run, scratch, first_row, num_lanes, first_out, outs);
-        else project_tile<1>(run, scratch, first_row, num_lanes, first_out, outs);
+        if (num_lanes > 2 * batch_lanes)
+            project_tile<3>(run, scratch, first_row, num_lanes, first_out, outs);
+        else if (num_lanes > batch_lanes)
+            project_tile<2>(run, scratch, first_row, num_lanes, first_out, outs);
+        else
+            project_tile<1>(run, scratch, first_row, num_lanes, first_out, outs);
     }
     return ATTEND_OK;
 }
@@ -139,17 +142,17 @@ attend_status check_tensor(const attend_tensor* tensor, const char* name, int ra
 }
 
 attend_status check_projection(const attend_projection& projection, attend_error* error) {
-    const int64_t any[3] = { -1, -1, -1 };
+    const int64_t any[3] = {-1, -1, -1};
     attend_status status = check_tensor(projection.input, "input", 3, any, "[B, N, E]", error);
     if (status != ATTEND_OK) return status;
     const int64_t* input = projection.input->shape;
-    const int64_t weight[2] = { -1, input[2] };
+    const int64_t weight[2] = {-1, input[2]};
     status = check_tensor(projection.weight, "weight", 2, weight, "[O, E]", error);
     if (status != ATTEND_OK) return status;
     const int64_t out = projection.weight->shape[0];
     if (projection.bias != nullptr) status = check_tensor(projection.bias, "bias", 1, &out, "[O]", error);
     if (status != ATTEND_OK) return status;
-    const int64_t output[3] = { input[0], input[1], out };
+    const int64_t output[3] = {input[0], input[1], out};
     return check_tensor(projection.output, "output", 3, output, "[B, N, O]", error);
 }
 
@@ -158,7 +161,8 @@ attend_status check_projection(const attend_projection& projection, attend_error
 
 using namespace attend::ATTEND_ISA;
 
-extern "C" uint64_t ATTEND_KERNEL(attend_projection_workspace)(const attend_projection* projection, uint32_t max_workers) {
+extern "C" uint64_t ATTEND_KERNEL(attend_projection_workspace)(const attend_projection* projection,
+                                                               uint32_t max_workers) {
     if (projection == nullptr || projection->input == nullptr || projection->weight == nullptr) return 0;
     return ProjectionScratch::bytes(ProjectionSizes(*projection)) * (max_workers == 0 ? 1 : max_workers);
 }
@@ -167,16 +171,21 @@ extern "C" attend_status ATTEND_KERNEL(attend_projection_forward)(const attend_p
                                                                   const attend_context* context) {
     const attend_status checked = check_projection(*projection, context->error);
     if (checked != ATTEND_OK) return checked;
-    ProjectionRun run{ view_of<const float, 3>(projection->input), view_of<const float, 2>(projection->weight),
-                       view_of<const float, 1>(projection->bias),  view_of<float, 3>(projection->output),
-                       ProjectionSizes(*projection),               static_cast<unsigned char*>(context->workspace),
-                       0,                                          worker_count(context) };
+    ProjectionRun run{view_of<const float, 3>(projection->input),
+                      view_of<const float, 2>(projection->weight),
+                      view_of<const float, 1>(projection->bias),
+                      view_of<float, 3>(projection->output),
+                      ProjectionSizes(*projection),
+                      static_cast<unsigned char*>(context->workspace),
+                      0,
+                      worker_count(context)};
     run.slot_bytes = ProjectionScratch::bytes(run.sizes);
     const uint64_t needed = run.slot_bytes * run.slots;
     if (context->workspace_bytes < needed || (run.memory == nullptr && needed > 0)) {
         Message text;
         text << "attend_projection_forward: workspace has " << static_cast<int64_t>(context->workspace_bytes)
-             << " bytes; accepted: at least " << static_cast<int64_t>(needed) << " for " << int64_t{run.slots} << " workers";
+             << " bytes; accepted: at least " << static_cast<int64_t>(needed) << " for " << int64_t{run.slots}
+             << " workers";
         return text.fail(context->error, ATTEND_WORKSPACE_TOO_SMALL, "workspace");
     }
     return parallel_items(context, static_cast<uint64_t>(run.sizes.tiles * run.sizes.blocks), run_items, &run);

@@ -96,16 +96,17 @@ void check_segments(Checker& check, const attend_tile_problem& problem) {
     bool extra = false;
     for (uint32_t index = 0; index < problem.num_segments && check.ok(); ++index) {
         const attend_key_segment& segment = problem.segments[index];
-        check.number(segment.key != nullptr && segment.value != nullptr, "segments", "a key and a value tensor in each segment");
+        check.number(segment.key != nullptr && segment.value != nullptr, "segments",
+                     "a key and a value tensor in each segment");
         if (!check.ok()) return;
         // An extent of 1 in the batch stands for every item; the other extents are exact.
         const bool shared_key = segment.key->ndim == 4 && segment.key->shape[0] == 1;
         const bool shared_value = segment.value->ndim == 4 && segment.value->shape[0] == 1;
-        const int64_t key[4] = { shared_key ? 1 : batch, kv_heads, any_extent, head_dim };
+        const int64_t key[4] = {shared_key ? 1 : batch, kv_heads, any_extent, head_dim};
         check.f32(segment.key, "key", 4, key, "[B, Hkv, Nk, D]");
         if (!check.ok()) return;
         kv_heads = segment.key->shape[1];
-        const int64_t value[4] = { shared_value ? 1 : batch, kv_heads, segment.key->shape[2], value_dim };
+        const int64_t value[4] = {shared_value ? 1 : batch, kv_heads, segment.key->shape[2], value_dim};
         check.f32(segment.value, "value", 4, value, "[B, Hkv, Nk, Dv]");
         if (!check.ok()) return;
         value_dim = segment.value->shape[3];
@@ -126,15 +127,17 @@ void check_segments(Checker& check, const attend_tile_problem& problem) {
 }
 
 // Masks and biases run over the logical indices: over the rows, or as far as the last entry of an index map.
-void check_broadcast(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes, const attend_tensor* tensor,
-                     const char* name, bool f32) {
+void check_broadcast(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes,
+                     const attend_tensor* tensor, const char* name, bool f32) {
     if (tensor == nullptr || !check.ok()) return;
-    int64_t extents[4] = { sizes.batch, sizes.q_heads, sizes.q_len, sizes.main_keys };
+    int64_t extents[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.main_keys};
     if (problem.query_index != nullptr) extents[2] = any_extent;
     if (problem.key_index != nullptr) extents[3] = any_extent;
     constexpr const char* shape = "[B, Hq, Nq, Nk], each 1 or whole";
-    if (f32) check.f32(tensor, name, 4, extents, shape, true);
-    else check.tensor(tensor, name, 4, extents, shape, true);
+    if (f32)
+        check.f32(tensor, name, 4, extents, shape, true);
+    else
+        check.tensor(tensor, name, 4, extents, shape, true);
     if (!check.ok()) return;
     if (!f32 && tensor->dtype_bits != 8) {
         Message text;
@@ -161,16 +164,18 @@ void check_numbers(Checker& check, const attend_tile_problem& problem, const Til
     check.number(problem.window_right >= -1, "window_right", "-1 (unlimited) or more");
     check.number(problem.max_query_tile >= 0 && problem.max_key_tile >= 0, "max_query_tile", "0 (any) or more");
     constexpr int64_t farthest = int64_t{1} << 40;
-    check.number(problem.causal_offset >= -farthest && problem.causal_offset <= farthest, "causal_offset", "-2^40 to 2^40");
-    check.number((problem.flags & ATTEND_TILE_OFFSET_PER_ITEM) == 0
-                     || (problem.query_lengths != nullptr && problem.key_lengths != nullptr),
+    check.number(problem.causal_offset >= -farthest && problem.causal_offset <= farthest, "causal_offset",
+                 "-2^40 to 2^40");
+    check.number((problem.flags & ATTEND_TILE_OFFSET_PER_ITEM) == 0 ||
+                     (problem.query_lengths != nullptr && problem.key_lengths != nullptr),
                  "flags", "an offset per item together with query and key lengths");
     const int64_t heads = problem.dropout_heads > 0 ? problem.dropout_heads : sizes.q_heads;
     if (!check.ok()) return;
-    if (sizes.q_len > most_rows || sizes.all_keys > most_rows
-        || (problem.dropout > 0.0 && sizes.batch > 0 && heads > int64_t{UINT32_MAX} / sizes.batch)) {
+    if (sizes.q_len > most_rows || sizes.all_keys > most_rows ||
+        (problem.dropout > 0.0 && sizes.batch > 0 && heads > int64_t{UINT32_MAX} / sizes.batch)) {
         Message text;
-        text << place << "query, key or head count is too large; accepted: at most 2^30 queries and keys, B H below 2^32";
+        text << place
+             << "query, key or head count is too large; accepted: at most 2^30 queries and keys, B H below 2^32";
         check.fail(ATTEND_LIMIT, "query", text);
     }
 }
@@ -184,15 +189,15 @@ attend_status check_tile_problem(const attend_tile_problem& problem, attend_erro
     check.number(problem.output != nullptr || problem.lse != nullptr || problem.scores != nullptr, "output",
                  "at least one of output, lse and scores");
     if (!check.ok()) return check.status();
-    const int64_t any[4] = { any_extent, any_extent, any_extent, any_extent };
+    const int64_t any[4] = {any_extent, any_extent, any_extent, any_extent};
     check.f32(problem.query, "query", 4, any, "[B, Hq, Nq, D]");
     if (check.ok()) check_segments(check, problem);
     if (!check.ok()) return check.status();
 
     const TileSizes sizes = sizes_of(problem);
-    const int64_t output[4] = { sizes.batch, sizes.q_heads, sizes.q_len, sizes.value_dim };
-    const int64_t scores[4] = { sizes.batch, sizes.q_heads, sizes.q_len, sizes.all_keys };
-    const int64_t average[3] = { sizes.batch, sizes.q_len, sizes.all_keys };
+    const int64_t output[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.value_dim};
+    const int64_t scores[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.all_keys};
+    const int64_t average[3] = {sizes.batch, sizes.q_len, sizes.all_keys};
     if (problem.output != nullptr) check.f32(problem.output, "output", 4, output, "[B, Hq, Nq, Dv]");
     if (problem.lse != nullptr) check.f32(problem.lse, "lse", 3, output, "[B, Hq, Nq]");
     if (problem.scores != nullptr && sizes.average) check.f32(problem.scores, "scores", 3, average, "[B, Nq, Nk]");

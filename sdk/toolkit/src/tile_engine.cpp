@@ -44,13 +44,16 @@ void attend_rows(const TileRun& run, const TileScratch& scratch, TileRows rows) 
     const int64_t end = rows.end;
     if (run.scores.present)
         for (int64_t v = rows.begin; v < end; ++v)
-            fill_zero(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0), run.scores.strides[3],
-                      run.sizes.all_keys);
+            fill_zero(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0),
+                      run.scores.strides[3], run.sizes.all_keys);
     rows.end = clamp(valid_rows(run, rows.batch) * rows.pack, rows.begin, end);
     const int64_t count = rows.end - rows.begin;
-    if (count > 2 * batch_lanes) run_tile<3>(run, scratch, rows);
-    else if (count > batch_lanes) run_tile<2>(run, scratch, rows);
-    else if (count > 0) run_tile<1>(run, scratch, rows);
+    if (count > 2 * batch_lanes)
+        run_tile<3>(run, scratch, rows);
+    else if (count > batch_lanes)
+        run_tile<2>(run, scratch, rows);
+    else if (count > 0)
+        run_tile<1>(run, scratch, rows);
     rows.begin = rows.end;
     rows.end = end;
     write_empty_rows(run, rows);
@@ -119,7 +122,8 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
     if (context->workspace_bytes < needed || (run.memory == nullptr && needed > 0)) {
         Message text;
         text << "attend_tile_forward: workspace has " << static_cast<int64_t>(context->workspace_bytes)
-             << " bytes; accepted: at least " << static_cast<int64_t>(needed) << " for " << int64_t{run.slots} << " workers";
+             << " bytes; accepted: at least " << static_cast<int64_t>(needed) << " for " << int64_t{run.slots}
+             << " workers";
         return text.fail(context->error, ATTEND_WORKSPACE_TOO_SMALL, "workspace");
     }
     run.query = view_of<const float, 4>(problem->query);
@@ -127,8 +131,10 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
     run.lse = view_of<float, 3>(problem->lse);
     run.mask = broadcast_view_of<const uint8_t, 4>(problem->mask);
     run.bias = broadcast_view_of<const float, 4>(problem->bias);
-    if (run.sizes.average) run.average = view_of<float, 3>(problem->scores);
-    else run.scores = view_of<float, 4>(problem->scores);
+    if (run.sizes.average)
+        run.average = view_of<float, 3>(problem->scores);
+    else
+        run.scores = view_of<float, 4>(problem->scores);
     run.scale = static_cast<float>(problem->scale);
     run.softcap = static_cast<float>(problem->softcap);
     run.dropout = problem->dropout > 0.0;

@@ -12,8 +12,8 @@ namespace attend::test {
 
 struct AttentionCase {
     int64_t batch{1}, q_heads{2}, kv_heads{2}, q_len{17}, kv_len{33}, head_dim{16}, value_dim{16};
-    int64_t cache{0};         // the first keys lie in a segment of their own
-    int64_t extra{0};         // always-visible keys behind
+    int64_t cache{0};  // the first keys lie in a segment of their own
+    int64_t extra{0};  // always-visible keys behind
     bool extra_dropout{true};
     double scale{0.25}, softcap{0.0}, dropout{0.0};
     uint64_t seed{0}, rng_offset{0};
@@ -44,7 +44,7 @@ struct AttentionCase {
     int64_t mask_q() const { return query_index.empty() ? q_len : logical_q; }
     int64_t mask_k() const { return key_index.empty() ? kv_len : logical_k; }
 
-    void fill(Random &random);
+    void fill(Random& random);
     std::string text() const;
 };
 
@@ -52,10 +52,10 @@ struct AttentionResult {
     std::vector<double> output, lse, scores;
 };
 
-inline void AttentionCase::fill(Random &random) {
+inline void AttentionCase::fill(Random& random) {
     const auto normals = [&](int64_t count) {
         std::vector<float> values(static_cast<size_t>(count));
-        for (float &value : values) value = random.normal();
+        for (float& value : values) value = random.normal();
         return values;
     };
     q = normals(batch * q_heads * q_len * head_dim);
@@ -64,7 +64,8 @@ inline void AttentionCase::fill(Random &random) {
     if (wild > 0.0)
         for (int64_t row = 0; row < batch * kv_heads * all_keys(); ++row) {
             if (random.chance(wild)) k[static_cast<size_t>(row * head_dim + random.whole(0, head_dim - 1))] = nan_value;
-            if (random.chance(wild)) v[static_cast<size_t>(row * value_dim + random.whole(0, value_dim - 1))] = nan_value;
+            if (random.chance(wild))
+                v[static_cast<size_t>(row * value_dim + random.whole(0, value_dim - 1))] = nan_value;
         }
     // Whole rows of keys hidden now and then, so that there are rows without keys.
     const auto spread = [&](auto make) {
@@ -83,24 +84,27 @@ inline void AttentionCase::fill(Random &random) {
     };
     if (use_mask) {
         const bool harsh = random.chance(0.2);
-        const std::vector<float> drawn = spread([&](int64_t i, int64_t) { return (i % 7 == 3 || random.chance(harsh ? 0.9 : 0.3)) ? 0.0f : 1.0f; });
+        const std::vector<float> drawn =
+            spread([&](int64_t i, int64_t) { return (i % 7 == 3 || random.chance(harsh ? 0.9 : 0.3)) ? 0.0f : 1.0f; });
         mask.assign(drawn.begin(), drawn.end());
     }
     if (use_bias)
         bias = spread([&](int64_t i, int64_t) {
-            return bias_hides && (i % 5 == 2 || random.chance(0.3)) ? -std::numeric_limits<float>::infinity() : random.normal();
+            return bias_hides && (i % 5 == 2 || random.chance(0.3)) ? -std::numeric_limits<float>::infinity()
+                                                                    : random.normal();
         });
 }
 
 inline std::string AttentionCase::text() const {
     std::ostringstream out;
-    out << "B " << batch << " Hq " << q_heads << " Hkv " << kv_heads << " Nq " << q_len << " Nk " << kv_len << " D " << head_dim
-        << " Dv " << value_dim << " cache " << cache << " extra " << extra << " softcap " << softcap << " dropout " << dropout
-        << " causal " << causal << " per_item " << per_item << " offset " << offset << " window " << window_left << ","
-        << window_right << " mask " << use_mask << " bias " << use_bias << "/" << bias_hides << " broadcast " << broadcast_heads
-        << broadcast_queries << " hook " << hook << hook_hides << " tiles " << max_query_tile << "," << max_key_tile << " scores "
-        << scores << " layout " << static_cast<int>(layout) << " lengths " << query_lengths.size() << key_lengths.size()
-        << " maps " << query_index.size() << "," << key_index.size() << " wild " << wild;
+    out << "B " << batch << " Hq " << q_heads << " Hkv " << kv_heads << " Nq " << q_len << " Nk " << kv_len << " D "
+        << head_dim << " Dv " << value_dim << " cache " << cache << " extra " << extra << " softcap " << softcap
+        << " dropout " << dropout << " causal " << causal << " per_item " << per_item << " offset " << offset
+        << " window " << window_left << "," << window_right << " mask " << use_mask << " bias " << use_bias << "/"
+        << bias_hides << " broadcast " << broadcast_heads << broadcast_queries << " hook " << hook << hook_hides
+        << " tiles " << max_query_tile << "," << max_key_tile << " scores " << scores << " layout "
+        << static_cast<int>(layout) << " lengths " << query_lengths.size() << key_lengths.size() << " maps "
+        << query_index.size() << "," << key_index.size() << " wild " << wild;
     return out.str();
 }
 
@@ -118,7 +122,7 @@ inline uint32_t oracle_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t 
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    const uint32_t words[4] = { c0, c1, c2, c3 };
+    const uint32_t words[4] = {c0, c1, c2, c3};
     return words[lane];
 }
 
@@ -128,7 +132,7 @@ inline double hook_score(int64_t head, int64_t position, int64_t j, double s) {
 }
 inline bool hook_hides_pair(int64_t i, int64_t j) { return (i + 2 * j) % 5 == 0; }
 
-inline AttentionResult oracle(const AttentionCase &c) {
+inline AttentionResult oracle(const AttentionCase& c) {
     const double minus_infinity = -std::numeric_limits<double>::infinity();
     AttentionResult result;
     result.output.assign(static_cast<size_t>(c.batch * c.q_heads * c.q_len * c.value_dim), 0.0);
@@ -141,8 +145,10 @@ inline AttentionResult oracle(const AttentionCase &c) {
             for (int64_t row = 0; row < c.q_len; ++row) {
                 const int64_t hk = h * c.kv_heads / c.q_heads;
                 const int64_t i = c.query_index.empty() ? row : c.query_index[static_cast<size_t>(row)];
-                const int64_t q_length = c.query_lengths.empty() ? std::numeric_limits<int64_t>::max() : c.query_lengths[static_cast<size_t>(b)];
-                const int64_t k_length = c.key_lengths.empty() ? std::numeric_limits<int64_t>::max() : c.key_lengths[static_cast<size_t>(b)];
+                const int64_t q_length = c.query_lengths.empty() ? std::numeric_limits<int64_t>::max()
+                                                                 : c.query_lengths[static_cast<size_t>(b)];
+                const int64_t k_length =
+                    c.key_lengths.empty() ? std::numeric_limits<int64_t>::max() : c.key_lengths[static_cast<size_t>(b)];
                 if (i >= q_length) continue;
                 const int64_t position = i + (c.per_item ? k_length - q_length : c.offset);
                 double best = minus_infinity;
@@ -152,8 +158,10 @@ inline AttentionResult oracle(const AttentionCase &c) {
                     const int64_t j = main && !c.key_index.empty() ? c.key_index[static_cast<size_t>(key)] : key;
                     double dot = 0.0;
                     for (int64_t d = 0; d < c.head_dim; ++d)
-                        dot += static_cast<double>(c.q[static_cast<size_t>(((b * c.q_heads + h) * c.q_len + row) * c.head_dim + d)])
-                            * static_cast<double>(c.k[static_cast<size_t>(((b * c.kv_heads + hk) * c.all_keys() + key) * c.head_dim + d)]);
+                        dot += static_cast<double>(
+                                   c.q[static_cast<size_t>(((b * c.q_heads + h) * c.q_len + row) * c.head_dim + d)]) *
+                               static_cast<double>(c.k[static_cast<size_t>(
+                                   ((b * c.kv_heads + hk) * c.all_keys() + key) * c.head_dim + d)]);
                     double x = c.scale * dot;
                     if (c.softcap > 0.0) x = c.softcap * std::tanh(x / c.softcap);
                     if (c.hook) x = hook_score(h, position, j, x);
@@ -180,11 +188,13 @@ inline AttentionResult oracle(const AttentionCase &c) {
                 }
                 if (best == minus_infinity && !nan) continue;
                 double sum = 0.0;
-                for (double &x : s) {
+                for (double& x : s) {
                     const bool hidden = x == minus_infinity;
                     x = hidden ? 0.0 : std::exp(x - best);
-                    if (hidden) x = -1.0;  // marks a hidden key from here on
-                    else sum += x;
+                    if (hidden)
+                        x = -1.0;  // marks a hidden key from here on
+                    else
+                        sum += x;
                 }
                 result.lse[static_cast<size_t>((b * c.q_heads + h) * c.q_len + row)] = best + std::log(sum);
                 for (int64_t key = 0; key < c.all_keys(); ++key) {
@@ -197,14 +207,16 @@ inline AttentionResult oracle(const AttentionCase &c) {
                     double kept = p;
                     if (c.dropout > 0.0 && (main || c.extra_dropout)) {
                         const int64_t heads = c.dropout_heads > 0 ? c.dropout_heads : c.q_heads;
-                        const uint32_t word = oracle_philox(c.seed, static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i),
-                                                            static_cast<uint32_t>(b * heads + c.dropout_head + h),
-                                                            (1u << 24) | static_cast<uint32_t>(c.rng_offset), static_cast<int>(j % 4));
+                        const uint32_t word =
+                            oracle_philox(c.seed, static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i),
+                                          static_cast<uint32_t>(b * heads + c.dropout_head + h),
+                                          (1u << 24) | static_cast<uint32_t>(c.rng_offset), static_cast<int>(j % 4));
                         kept = static_cast<double>(word) >= threshold ? p / (1.0 - c.dropout) : 0.0;
                     }
                     for (int64_t d = 0; d < c.value_dim; ++d)
                         result.output[static_cast<size_t>(((b * c.q_heads + h) * c.q_len + row) * c.value_dim + d)] +=
-                            kept * static_cast<double>(c.v[static_cast<size_t>(((b * c.kv_heads + hk) * c.all_keys() + key) * c.value_dim + d)]);
+                            kept * static_cast<double>(c.v[static_cast<size_t>(
+                                       ((b * c.kv_heads + hk) * c.all_keys() + key) * c.value_dim + d)]);
                 }
             }
     if (c.scores == 1) result.scores = weights;
@@ -214,7 +226,8 @@ inline AttentionResult oracle(const AttentionCase &c) {
             for (int64_t h = 0; h < c.q_heads; ++h)
                 for (int64_t at = 0; at < c.q_len * c.all_keys(); ++at)
                     result.scores[static_cast<size_t>(b * c.q_len * c.all_keys() + at)] +=
-                        weights[static_cast<size_t>((b * c.q_heads + h) * c.q_len * c.all_keys() + at)] / static_cast<double>(c.q_heads);
+                        weights[static_cast<size_t>((b * c.q_heads + h) * c.q_len * c.all_keys() + at)] /
+                        static_cast<double>(c.q_heads);
     }
     return result;
 }
@@ -228,52 +241,59 @@ struct EngineResult {
     bool clean{true};  // nothing outside outputs and workspace was written
 };
 
-void test_score_hook(const void *user, const attend_score_tile *tile);
+void test_score_hook(const void* user, const attend_score_tile* tile);
 
-inline EngineResult run_engine(const Entry &entry, const AttentionCase &c, uint32_t workers) {
-    const auto part = [&](const std::vector<float> &dense, int64_t heads, int64_t width, int64_t begin, int64_t end) {
+inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint32_t workers) {
+    const auto part = [&](const std::vector<float>& dense, int64_t heads, int64_t width, int64_t begin, int64_t end) {
         std::vector<float> cut;
         for (int64_t head = 0; head < heads; ++head)
-            cut.insert(cut.end(), dense.begin() + (head * c.all_keys() + begin) * width, dense.begin() + (head * c.all_keys() + end) * width);
+            cut.insert(cut.end(), dense.begin() + (head * c.all_keys() + begin) * width,
+                       dense.begin() + (head * c.all_keys() + end) * width);
         return cut;
     };
-    Strided<float> query({ c.batch, c.q_heads, c.q_len, c.head_dim }, c.layout, c.q);
-    const int64_t cuts[4] = { 0, c.cache, c.kv_len, c.all_keys() };
+    Strided<float> query({c.batch, c.q_heads, c.q_len, c.head_dim}, c.layout, c.q);
+    const int64_t cuts[4] = {0, c.cache, c.kv_len, c.all_keys()};
     Strided<float> key_parts[3], value_parts[3];
     attend_tensor key_tensors[3], value_tensors[3];
     std::vector<attend_key_segment> segments;
     for (size_t at = 0; at < 3; ++at) {
         if (at != 1 && cuts[at] == cuts[at + 1]) continue;
-        key_parts[at] = Strided<float>({ c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.head_dim }, c.layout, part(c.k, c.batch * c.kv_heads, c.head_dim, cuts[at], cuts[at + 1]));
-        value_parts[at] = Strided<float>({ c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.value_dim }, c.layout, part(c.v, c.batch * c.kv_heads, c.value_dim, cuts[at], cuts[at + 1]));
+        key_parts[at] = Strided<float>({c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.head_dim}, c.layout,
+                                       part(c.k, c.batch * c.kv_heads, c.head_dim, cuts[at], cuts[at + 1]));
+        value_parts[at] = Strided<float>({c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.value_dim}, c.layout,
+                                         part(c.v, c.batch * c.kv_heads, c.value_dim, cuts[at], cuts[at + 1]));
         key_tensors[at] = key_parts[at].tensor();
         value_tensors[at] = value_parts[at].tensor();
-        const uint32_t flags = at == 2 ? (ATTEND_SEGMENT_ALWAYS_VISIBLE | (c.extra_dropout ? 0u : ATTEND_SEGMENT_NO_DROPOUT)) : 0u;
-        segments.push_back({ &key_tensors[at], &value_tensors[at], flags, 0 });
+        const uint32_t flags =
+            at == 2 ? (ATTEND_SEGMENT_ALWAYS_VISIBLE | (c.extra_dropout ? 0u : ATTEND_SEGMENT_NO_DROPOUT)) : 0u;
+        segments.push_back({&key_tensors[at], &value_tensors[at], flags, 0});
     }
     const auto blank = [](int64_t count) { return std::vector<float>(static_cast<size_t>(count), nan_value); };
-    Strided<float> output({ c.batch, c.q_heads, c.q_len, c.value_dim }, c.layout, blank(c.batch * c.q_heads * c.q_len * c.value_dim));
-    Strided<float> lse({ c.batch, c.q_heads, c.q_len }, c.layout, blank(c.batch * c.q_heads * c.q_len));
-    const std::vector<int64_t> scores_shape = c.scores == 2 ? std::vector<int64_t>{ c.batch, c.q_len, c.all_keys() }
-                                                            : std::vector<int64_t>{ c.batch, c.q_heads, c.q_len, c.all_keys() };
+    Strided<float> output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,
+                          blank(c.batch * c.q_heads * c.q_len * c.value_dim));
+    Strided<float> lse({c.batch, c.q_heads, c.q_len}, c.layout, blank(c.batch * c.q_heads * c.q_len));
+    const std::vector<int64_t> scores_shape = c.scores == 2
+                                                  ? std::vector<int64_t>{c.batch, c.q_len, c.all_keys()}
+                                                  : std::vector<int64_t>{c.batch, c.q_heads, c.q_len, c.all_keys()};
     int64_t scores_size = 1;
     for (const int64_t extent : scores_shape) scores_size *= extent;
     Strided<float> scores(scores_shape, c.layout, blank(scores_size));
-    const std::vector<bool> broadcast{ false, c.broadcast_heads, c.broadcast_queries, false };
-    const std::vector<int64_t> pair_shape{ c.batch, c.q_heads, c.mask_q(), c.mask_k() };
+    const std::vector<bool> broadcast{false, c.broadcast_heads, c.broadcast_queries, false};
+    const std::vector<int64_t> pair_shape{c.batch, c.q_heads, c.mask_q(), c.mask_k()};
     Strided<uint8_t> mask;
     Strided<float> bias;
     if (c.use_mask) mask = Strided<uint8_t>(pair_shape, c.layout, c.mask, broadcast);
     if (c.use_bias) bias = Strided<float>(pair_shape, c.layout, c.bias, broadcast);
-    Strided<int64_t> q_lengths({ static_cast<int64_t>(c.query_lengths.size()) }, Strides::spread, c.query_lengths);
-    Strided<int32_t> k_lengths({ static_cast<int64_t>(c.key_lengths.size()) }, Strides::packed, std::vector<int32_t>(c.key_lengths.begin(), c.key_lengths.end()));
+    Strided<int64_t> q_lengths({static_cast<int64_t>(c.query_lengths.size())}, Strides::spread, c.query_lengths);
+    Strided<int32_t> k_lengths({static_cast<int64_t>(c.key_lengths.size())}, Strides::packed,
+                               std::vector<int32_t>(c.key_lengths.begin(), c.key_lengths.end()));
 
     const attend_tensor query_tensor = query.tensor(), output_tensor = output.tensor(), lse_tensor = lse.tensor(),
                         scores_tensor = scores.tensor(), mask_tensor = mask.tensor(), bias_tensor = bias.tensor(),
                         q_lengths_tensor = q_lengths.tensor(), k_lengths_tensor = k_lengths.tensor();
     attend_tile_problem problem{};
-    problem.flags = (c.causal ? ATTEND_TILE_CAUSAL : 0u) | (c.per_item ? ATTEND_TILE_OFFSET_PER_ITEM : 0u)
-        | (c.scores == 2 ? ATTEND_TILE_AVERAGE_SCORES : 0u) | (c.hook_hides ? ATTEND_TILE_SCORE_HIDES : 0u);
+    problem.flags = (c.causal ? ATTEND_TILE_CAUSAL : 0u) | (c.per_item ? ATTEND_TILE_OFFSET_PER_ITEM : 0u) |
+                    (c.scores == 2 ? ATTEND_TILE_AVERAGE_SCORES : 0u) | (c.hook_hides ? ATTEND_TILE_SCORE_HIDES : 0u);
     problem.num_segments = static_cast<uint32_t>(segments.size());
     problem.query = &query_tensor;
     problem.segments = segments.data();
@@ -320,12 +340,14 @@ inline EngineResult run_engine(const Entry &entry, const AttentionCase &c, uint3
     result.output = output.values();
     result.lse = lse.values();
     result.scores = scores.values();
-    result.clean = output.gaps_untouched() && lse.gaps_untouched() && scores.gaps_untouched() && scratch.guard_untouched();
+    result.clean =
+        output.gaps_untouched() && lse.gaps_untouched() && scores.gaps_untouched() && scratch.guard_untouched();
     return result;
 }
 
 // Compares an engine with the oracle, and its own bits for 1, 2 and 7 workers.
-inline void check_case(const Entry &entry, const AttentionCase &c, const AttentionResult &expected, double output_limit = 0.0) {
+inline void check_case(const Entry& entry, const AttentionCase& c, const AttentionResult& expected,
+                       double output_limit = 0.0) {
     INFO(c.text());
     const EngineResult got = run_engine(entry, c, 1);
     INFO(got.text);
@@ -338,25 +360,28 @@ inline void check_case(const Entry &entry, const AttentionCase &c, const Attenti
     if (c.want_output) {
         const int64_t at = first_difference(got.output, expected.output, limit);
         if (at >= 0) {
-            INFO("output[" << at << "] is " << got.output[static_cast<size_t>(at)] << ", expected " << expected.output[static_cast<size_t>(at)]);
+            INFO("output[" << at << "] is " << got.output[static_cast<size_t>(at)] << ", expected "
+                           << expected.output[static_cast<size_t>(at)]);
             CHECK(at == -1);
         }
     }
     if (c.want_lse) {
         const int64_t at = first_difference(got.lse, expected.lse, 1e-5, true);
         if (at >= 0) {
-            INFO("lse[" << at << "] is " << got.lse[static_cast<size_t>(at)] << ", expected " << expected.lse[static_cast<size_t>(at)]);
+            INFO("lse[" << at << "] is " << got.lse[static_cast<size_t>(at)] << ", expected "
+                        << expected.lse[static_cast<size_t>(at)]);
             CHECK(at == -1);
         }
     }
     if (c.scores != 0) {
         const int64_t at = first_difference(got.scores, expected.scores, 2e-6);
         if (at >= 0) {
-            INFO("scores[" << at << "] is " << got.scores[static_cast<size_t>(at)] << ", expected " << expected.scores[static_cast<size_t>(at)]);
+            INFO("scores[" << at << "] is " << got.scores[static_cast<size_t>(at)] << ", expected "
+                           << expected.scores[static_cast<size_t>(at)]);
             CHECK(at == -1);
         }
     }
-    for (const uint32_t workers : { 2u, 7u }) {
+    for (const uint32_t workers : {2u, 7u}) {
         const EngineResult other = run_engine(entry, c, workers);
         CHECK(other.status == ATTEND_OK);
         CHECK(other.clean);

@@ -14,35 +14,35 @@
 #endif
 
 #define ATTEND_TEST_DECLARE(entry)                                                                                  \
-    extern "C" uint64_t attend_tile_workspace_##entry(const attend_tile_problem *, uint32_t);                       \
-    extern "C" attend_status attend_tile_forward_##entry(const attend_tile_problem *, const attend_context *);      \
-    extern "C" uint64_t attend_projection_workspace_##entry(const attend_projection *, uint32_t);                   \
-    extern "C" attend_status attend_projection_forward_##entry(const attend_projection *, const attend_context *);  \
+    extern "C" uint64_t attend_tile_workspace_##entry(const attend_tile_problem*, uint32_t);                        \
+    extern "C" attend_status attend_tile_forward_##entry(const attend_tile_problem*, const attend_context*);        \
+    extern "C" uint64_t attend_projection_workspace_##entry(const attend_projection*, uint32_t);                    \
+    extern "C" attend_status attend_projection_forward_##entry(const attend_projection*, const attend_context*);    \
     extern "C" int attend_probe_lanes_##entry();                                                                    \
     extern "C" int attend_probe_isa_##entry();                                                                      \
     extern "C" double attend_probe_error_limit_##entry(int function);                                               \
-    extern "C" void attend_probe_map_##entry(int function, const float *from, float *to, int64_t count);            \
+    extern "C" void attend_probe_map_##entry(int function, const float* from, float* to, int64_t count);            \
     extern "C" int attend_probe_registers_##entry();                                                                \
-    extern "C" void attend_probe_product_##entry(int vectors, const float *a, int64_t row_stride, int64_t inner_stride, \
-                                                 int64_t rows, const float *x, int64_t count, float *out, int into,  \
-                                                 const float *rescale);
+    extern "C" void attend_probe_product_##entry(int vectors, const float* a, int64_t row_stride,                   \
+                                                 int64_t inner_stride, int64_t rows, const float* x, int64_t count, \
+                                                 float* out, int into, const float* rescale);
 ATTEND_TEST_ENTRIES(ATTEND_TEST_DECLARE)
 
 namespace attend::test {
 
 struct Entry {
-    const char *name;
+    const char* name;
     bool runs_here;
-    uint64_t (*tile_workspace)(const attend_tile_problem *, uint32_t);
-    attend_status (*tile_forward)(const attend_tile_problem *, const attend_context *);
-    uint64_t (*projection_workspace)(const attend_projection *, uint32_t);
-    attend_status (*projection_forward)(const attend_projection *, const attend_context *);
+    uint64_t (*tile_workspace)(const attend_tile_problem*, uint32_t);
+    attend_status (*tile_forward)(const attend_tile_problem*, const attend_context*);
+    uint64_t (*projection_workspace)(const attend_projection*, uint32_t);
+    attend_status (*projection_forward)(const attend_projection*, const attend_context*);
     int (*lanes)();
     int (*isa)();
     double (*error_limit)(int);
-    void (*map)(int, const float *, float *, int64_t);
+    void (*map)(int, const float*, float*, int64_t);
     int (*registers)();
-    void (*product)(int, const float *, int64_t, int64_t, int64_t, const float *, int64_t, float *, int, const float *);
+    void (*product)(int, const float*, int64_t, int64_t, int64_t, const float*, int64_t, float*, int, const float*);
 };
 
 inline bool cpu_runs_baseline() { return true; }
@@ -50,22 +50,31 @@ inline bool cpu_runs_neon() { return true; }
 #if defined(__x86_64__)
 inline bool cpu_runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 inline bool cpu_runs_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512cd");
 }
 #endif
 
-#define ATTEND_TEST_ENTRY(entry)                                                                                    \
-    Entry{ #entry, cpu_runs_##entry(), attend_tile_workspace_##entry, attend_tile_forward_##entry,                   \
-           attend_projection_workspace_##entry, attend_projection_forward_##entry, attend_probe_lanes_##entry,       \
-           attend_probe_isa_##entry, attend_probe_error_limit_##entry, attend_probe_map_##entry,                     \
-           attend_probe_registers_##entry, attend_probe_product_##entry },
-inline const Entry entries[] = { ATTEND_TEST_ENTRIES(ATTEND_TEST_ENTRY) };
+#define ATTEND_TEST_ENTRY(entry)               \
+    Entry{#entry,                              \
+          cpu_runs_##entry(),                  \
+          attend_tile_workspace_##entry,       \
+          attend_tile_forward_##entry,         \
+          attend_projection_workspace_##entry, \
+          attend_projection_forward_##entry,   \
+          attend_probe_lanes_##entry,          \
+          attend_probe_isa_##entry,            \
+          attend_probe_error_limit_##entry,    \
+          attend_probe_map_##entry,            \
+          attend_probe_registers_##entry,      \
+          attend_probe_product_##entry},
+inline const Entry entries[] = {ATTEND_TEST_ENTRIES(ATTEND_TEST_ENTRY)};
 
 // One section per entry, skipped with a message where the processor lacks the instructions.
 template <class Body>
 void for_each_entry(Body body) {
-    for (const Entry &entry : entries) {
+    for (const Entry& entry : entries) {
         if (!entry.runs_here) {
             WARN("instruction set " << entry.name << " is not available on this processor: not tested");
             continue;

@@ -16,8 +16,8 @@ using namespace attend::ATTEND_ISA;
 struct Ranges {
     std::vector<int64_t> begin, end;
     std::vector<uint32_t> flags;
-    static void visit(void *visitor, int64_t begin, int64_t end, uint32_t flags) {
-        auto &self = *static_cast<Ranges *>(visitor);
+    static void visit(void* visitor, int64_t begin, int64_t end, uint32_t flags) {
+        auto& self = *static_cast<Ranges*>(visitor);
         self.begin.push_back(begin);
         self.end.push_back(end);
         self.flags.push_back(flags);
@@ -25,7 +25,7 @@ struct Ranges {
 };
 
 // Checks the ranges of tiles of some positions against c.sees.
-void check_ranges(const AttentionCase &c, int64_t positions_from, int64_t lanes) {
+void check_ranges(const AttentionCase& c, int64_t positions_from, int64_t lanes) {
     std::vector<int32_t> query, head, position;
     for (int64_t lane = 0; lane < lanes; ++lane) {
         query.push_back(static_cast<int32_t>(lane));
@@ -49,7 +49,8 @@ void check_ranges(const AttentionCase &c, int64_t positions_from, int64_t lanes)
         CHECK(ranges.begin[at] < ranges.end[at]);
         CHECK(ranges.end[at] <= c.kv_len);
         last = ranges.end[at];
-        for (int64_t j = ranges.begin[at]; j < ranges.end[at]; ++j) visited[static_cast<size_t>(j)] = (ranges.flags[at] & ATTEND_KEYS_PARTIAL) != 0 ? 1 : 2;
+        for (int64_t j = ranges.begin[at]; j < ranges.end[at]; ++j)
+            visited[static_cast<size_t>(j)] = (ranges.flags[at] & ATTEND_KEYS_PARTIAL) != 0 ? 1 : 2;
     }
     for (int64_t j = 0; j < c.kv_len; ++j) {
         int64_t seeing = 0;
@@ -67,15 +68,17 @@ void check_hook(AttentionCase c, uint64_t seed, double limit = 8e-6) {
     Random random(seed);
     c.fill(random);
     const AttentionResult expected = oracle(c);
-    for_each_entry([&](const Entry &entry) { check_case(entry, c, expected, limit); });
+    for_each_entry([&](const Entry& entry) { check_case(entry, c, expected, limit); });
 }
 
-bool listed(const std::vector<int32_t> &list, int64_t j) { return std::find(list.begin(), list.end(), static_cast<int32_t>(j)) != list.end(); }
+bool listed(const std::vector<int32_t>& list, int64_t j) {
+    return std::find(list.begin(), list.end(), static_cast<int32_t>(j)) != list.end();
+}
 
 TEST_CASE("keys: band with global keys", "[toolkit]") {
     uint64_t seed = 1;
-    for (const int64_t left : { -1, 0, 3, 20, 1000 })
-        for (const int64_t right : { -1, 0, 5, 70 })
+    for (const int64_t left : {-1, 0, 3, 20, 1000})
+        for (const int64_t right : {-1, 0, 5, 70})
             for (int globals = 0; globals < 4; ++globals) {
                 AttentionCase c;
                 c.batch = 2;
@@ -86,13 +89,14 @@ TEST_CASE("keys: band with global keys", "[toolkit]") {
                 c.offset = static_cast<int64_t>(seed % 3) * 45;
                 c.causal = seed % 4 == 0;
                 c.wild = seed % 2 == 0 ? 0.05 : 0.0;
-                const int64_t leading[2] = { 4, 11 };
-                const std::vector<int32_t> list{ 2, 30, 31, 32, 77, 149 };
+                const int64_t leading[2] = {4, 11};
+                const std::vector<int32_t> list{2, 30, 31, 32, 77, 149};
                 BandKeys keys{};
                 keys.left = left;
                 keys.right = right;
                 if (globals & 1) keys.globals.num_leading = leading, keys.globals.leading_stride = 1;
-                if (globals & 2) keys.globals.listed = list.data(), keys.globals.num_listed = static_cast<int64_t>(list.size());
+                if (globals & 2)
+                    keys.globals.listed = list.data(), keys.globals.num_listed = static_cast<int64_t>(list.size());
                 keys.globals.rows_see_all = globals & 2;
                 c.keys = BandKeys::visit;
                 c.keep = BandKeys::keep;
@@ -107,16 +111,16 @@ TEST_CASE("keys: band with global keys", "[toolkit]") {
                 c.scores = static_cast<int>(seed % 3);
                 INFO("left " << left << " right " << right << " globals " << globals);
                 check_hook(c, seed++);
-                for (const int64_t from : { -30, 0, 25, 77, 140, 160 })
-                    for (const int64_t lanes : { 1, 7, 48 }) check_ranges(c, from, lanes);
+                for (const int64_t from : {-30, 0, 25, 77, 140, 160})
+                    for (const int64_t lanes : {1, 7, 48}) check_ranges(c, from, lanes);
             }
 }
 
 TEST_CASE("keys: blocks with global keys", "[toolkit]") {
     uint64_t seed = 100;
-    for (const int64_t width : { 1, 7, 16, 64, 1000 })
-        for (const int64_t back : { 0, 1, 3 })
-            for (const int64_t forward : { 0, 1 }) {
+    for (const int64_t width : {1, 7, 16, 64, 1000})
+        for (const int64_t back : {0, 1, 3})
+            for (const int64_t forward : {0, 1}) {
                 AttentionCase c;
                 c.q_heads = 2;
                 c.kv_heads = 1;
@@ -135,13 +139,14 @@ TEST_CASE("keys: blocks with global keys", "[toolkit]") {
                 c.keys_user = &keys;
                 c.sees = [&](int64_t, int64_t, int64_t, int64_t p, int64_t j) {
                     if (globals && (j < 3 || (p >= 0 && p < 3))) return true;
-                    const int64_t own = static_cast<int64_t>(std::floor(static_cast<double>(p) / static_cast<double>(width)));
+                    const int64_t own =
+                        static_cast<int64_t>(std::floor(static_cast<double>(p) / static_cast<double>(width)));
                     return own - back <= j / width && j / width <= own + forward;
                 };
                 INFO("width " << width << " back " << back << " forward " << forward);
                 check_hook(c, seed++);
-                for (const int64_t from : { -30, 0, 25, 100 })
-                    for (const int64_t lanes : { 1, 48 }) check_ranges(c, from, lanes);
+                for (const int64_t from : {-30, 0, 25, 100})
+                    for (const int64_t lanes : {1, 48}) check_ranges(c, from, lanes);
             }
 }
 
@@ -157,13 +162,13 @@ TEST_CASE("keys: block pattern", "[toolkit]") {
         c.causal = seed % 3 == 0;
         c.offset = 63;
         c.wild = seed % 2 == 0 ? 0.05 : 0.0;
-        const int64_t block_q = random.pick<int64_t>({ 1, 16, 20, 100 }), block_k = random.pick<int64_t>({ 1, 8, 48, 200 });
+        const int64_t block_q = random.pick<int64_t>({1, 16, 20, 100}), block_k = random.pick<int64_t>({1, 8, 48, 200});
         const int64_t rows = (c.q_len + block_q - 1) / block_q, columns = (c.kv_len + block_k - 1) / block_k;
         const bool one_item = random.chance(0.5), one_head = random.chance(0.5);
         const int64_t items = one_item ? 1 : 2, heads = one_head ? 1 : 4;
         std::vector<uint8_t> dense(static_cast<size_t>(items * heads * rows * columns));
-        for (uint8_t &cell : dense) cell = random.chance(0.4) ? 1 : 0;
-        Strided<uint8_t> stored({ items, heads, rows, columns }, Strides::spread, dense);
+        for (uint8_t& cell : dense) cell = random.chance(0.4) ? 1 : 0;
+        Strided<uint8_t> stored({items, heads, rows, columns}, Strides::spread, dense);
         const attend_tensor tensor = stored.tensor();
         const BlockPattern pattern = BlockPattern::of(tensor, block_q, block_k);
         c.keys = BlockPattern::visit;
@@ -182,7 +187,7 @@ TEST_CASE("keys: block pattern", "[toolkit]") {
 }
 
 TEST_CASE("scores: linear distance penalty", "[toolkit]") {
-    const std::vector<float> slopes{ 0.5f, 0.25f, -0.125f, 0.0f, 1.0f, 0.3f, 0.01f, 2.0f };
+    const std::vector<float> slopes{0.5f, 0.25f, -0.125f, 0.0f, 1.0f, 0.3f, 0.01f, 2.0f};
     std::vector<int64_t> q_positions, k_positions;
     for (int64_t n = 0; n < 40; ++n) q_positions.push_back(n * n % 37 - 5);
     for (int64_t n = 0; n < 2 * 90; ++n) k_positions.push_back(n * 7 % 91);
@@ -213,7 +218,8 @@ TEST_CASE("scores: linear distance penalty", "[toolkit]") {
             if (j >= 90) return s;
             const int64_t from = alibi.query_positions != nullptr ? q_positions[static_cast<size_t>(p - 50)] : p;
             const int64_t to = alibi.key_positions != nullptr ? k_positions[static_cast<size_t>(b * 90 + j)] : j;
-            const double distance = alibi.signed_distance ? static_cast<double>(from - to) : std::fabs(static_cast<double>(from - to));
+            const double distance =
+                alibi.signed_distance ? static_cast<double>(from - to) : std::fabs(static_cast<double>(from - to));
             return s - static_cast<double>(slopes[static_cast<size_t>(b * alibi.batch_stride + h)]) * distance;
         };
         INFO("kind " << kind);

@@ -40,7 +40,7 @@ template <class T>
 class Strided {
 public:
     Strided() = default;
-    Strided(std::vector<int64_t> shape, Strides kind, const std::vector<T> &dense, std::vector<bool> broadcast = {})
+    Strided(std::vector<int64_t> shape, Strides kind, const std::vector<T>& dense, std::vector<bool> broadcast = {})
         : shape_(std::move(shape)), strides_(shape_.size()) {
         const size_t rank = shape_.size();
         std::vector<size_t> order(rank);
@@ -73,7 +73,7 @@ public:
         tensor.device_type = ATTEND_DEVICE_CPU;
         tensor.ndim = static_cast<int32_t>(shape_.size());
         tensor.dtype_code = std::is_floating_point_v<T> ? ATTEND_CODE_FLOAT
-                          : std::is_signed_v<T>         ? ATTEND_CODE_INT
+                            : std::is_signed_v<T>       ? ATTEND_CODE_INT
                                                         : ATTEND_CODE_UINT;
         tensor.dtype_bits = sizeof(T) * 8;
         tensor.dtype_lanes = 1;
@@ -133,13 +133,13 @@ public:
         host_.impl = this;
         host_.parallel_for = parallel_for;
     }
-    const attend_host *get() const { return &host_; }
+    const attend_host* get() const { return &host_; }
     uint32_t workers() const { return workers_; }
 
 private:
-    static attend_status parallel_for(const attend_host *host, attend_call *, uint64_t n, uint64_t grain, uint32_t,
-                                      attend_range_fn body, void *user) noexcept {
-        const auto *self = static_cast<const LoopHost *>(host->impl);
+    static attend_status parallel_for(const attend_host* host, attend_call*, uint64_t n, uint64_t grain, uint32_t,
+                                      attend_range_fn body, void* user) noexcept {
+        const auto* self = static_cast<const LoopHost*>(host->impl);
         std::atomic<uint64_t> next{0};
         std::atomic<attend_status> status{ATTEND_OK};
         const auto work = [&](uint32_t slot) {
@@ -151,7 +151,7 @@ private:
         std::vector<std::thread> threads;
         for (uint32_t slot = 1; slot < self->workers_; ++slot) threads.emplace_back(work, slot);
         work(0);
-        for (std::thread &thread : threads) thread.join();
+        for (std::thread& thread : threads) thread.join();
         return status;
     }
 
@@ -166,7 +166,7 @@ public:
         const auto address = reinterpret_cast<uintptr_t>(memory_.data());
         offset_ = (64 - address % 64) % 64;
     }
-    void *data() { return memory_.data() + offset_; }
+    void* data() { return memory_.data() + offset_; }
     uint64_t bytes() const { return bytes_; }
     bool guard_untouched() const {
         for (size_t at = offset_ + static_cast<size_t>(bytes_); at < memory_.size(); ++at)
@@ -190,12 +190,12 @@ struct ErrorText {
     }
 };
 
-inline bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 // Index of the first element further than `limit` from the expected one, or not NaN where that is; -1 when all agree.
-inline int64_t first_difference(const std::vector<float> &got, const std::vector<double> &expected, double limit,
+inline int64_t first_difference(const std::vector<float>& got, const std::vector<double>& expected, double limit,
                                 bool relative = false) {
     if (got.size() != expected.size()) return 0;
     for (size_t at = 0; at < got.size(); ++at) {

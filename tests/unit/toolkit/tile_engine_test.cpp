@@ -4,15 +4,17 @@
 
 namespace attend::test {
 
-void test_score_hook(const void *user, const attend_score_tile *tile) {
-    const auto &c = *static_cast<const AttentionCase *>(user);
-    const attend_query_tile &queries = *tile->queries;
+void test_score_hook(const void* user, const attend_score_tile* tile) {
+    const auto& c = *static_cast<const AttentionCase*>(user);
+    const attend_query_tile& queries = *tile->queries;
     for (int64_t row = 0; row < tile->num_keys; ++row) {
         const int64_t j = tile->key_index != nullptr ? tile->key_index[row] : tile->first_key + row;
         for (int64_t lane = 0; lane < queries.lane_stride; ++lane) {
-            float &s = tile->scores[row * queries.lane_stride + lane];
-            s = static_cast<float>(hook_score(queries.lane_head[lane], queries.lane_position[lane], j, static_cast<double>(s)));
-            if (c.hook_hides && hook_hides_pair(queries.lane_query[lane], j)) s = -std::numeric_limits<float>::infinity();
+            float& s = tile->scores[row * queries.lane_stride + lane];
+            s = static_cast<float>(
+                hook_score(queries.lane_head[lane], queries.lane_position[lane], j, static_cast<double>(s)));
+            if (c.hook_hides && hook_hides_pair(queries.lane_query[lane], j))
+                s = -std::numeric_limits<float>::infinity();
         }
     }
 }
@@ -23,11 +25,11 @@ void check_everywhere(AttentionCase c, uint64_t seed, double output_limit = 0.0)
     Random random(seed);
     c.fill(random);
     const AttentionResult expected = oracle(c);
-    for_each_entry([&](const Entry &entry) { check_case(entry, c, expected, output_limit); });
+    for_each_entry([&](const Entry& entry) { check_case(entry, c, expected, output_limit); });
 }
 
 TEST_CASE("tile engine: the entries are what they are called", "[toolkit]") {
-    for_each_entry([](const Entry &entry) {
+    for_each_entry([](const Entry& entry) {
         const std::string name = entry.name;
         const int isa = name == "baseline" ? 1 : name == "avx2" ? 2 : name == "avx512" ? 3 : 4;
         const int lanes = name == "avx512" ? 16 : name == "avx2" ? 8 : 4;
@@ -38,9 +40,9 @@ TEST_CASE("tile engine: the entries are what they are called", "[toolkit]") {
 
 TEST_CASE("tile engine: awkward sizes", "[toolkit]") {
     uint64_t seed = 1;
-    for (const bool causal : { false, true })
-        for (const int64_t q_len : { 0, 1, 2, 15, 16, 17, 47, 48, 49, 129 })
-            for (const int64_t kv_len : { 0, 1, 2, 15, 17, 48, 127, 128, 129, 200 }) {
+    for (const bool causal : {false, true})
+        for (const int64_t q_len : {0, 1, 2, 15, 16, 17, 47, 48, 49, 129})
+            for (const int64_t kv_len : {0, 1, 2, 15, 17, 48, 127, 128, 129, 200}) {
                 AttentionCase c;
                 c.q_len = q_len;
                 c.kv_len = kv_len;
@@ -55,9 +57,9 @@ TEST_CASE("tile engine: awkward sizes", "[toolkit]") {
 
 TEST_CASE("tile engine: head widths and groups", "[toolkit]") {
     uint64_t seed = 1000;
-    for (const int64_t head_dim : { 1, 3, 16, 64, 65, 128 })
-        for (const int64_t value_dim : { 1, 7, 16, 64, 130 })
-            for (const int64_t group : { 1, 3, 4 }) {
+    for (const int64_t head_dim : {1, 3, 16, 64, 65, 128})
+        for (const int64_t value_dim : {1, 7, 16, 64, 130})
+            for (const int64_t group : {1, 3, 4}) {
                 AttentionCase c;
                 c.head_dim = head_dim;
                 c.value_dim = value_dim;
@@ -94,7 +96,7 @@ TEST_CASE("tile engine: one step of the pipeline at a time", "[toolkit]") {
     base.kv_len = 150;
     base.scores = 1;
     uint64_t seed = 2000;
-    const auto with = [&](const char *name, auto change) {
+    const auto with = [&](const char* name, auto change) {
         DYNAMIC_SECTION(name) {
             AttentionCase c = base;
             change(c);
@@ -103,45 +105,103 @@ TEST_CASE("tile engine: one step of the pipeline at a time", "[toolkit]") {
         }
         ++seed;
     };
-    with("plain", [](AttentionCase &) {});
-    with("scale 0", [](AttentionCase &c) { c.scale = 0.0; });
-    with("large scores", [](AttentionCase &c) { c.scale = 3.0; });
-    with("softcap", [](AttentionCase &c) { c.softcap = 0.7; });
-    with("hook", [](AttentionCase &c) { c.hook = true; });
-    with("hiding hook", [](AttentionCase &c) { c.hook = c.hook_hides = true; });
-    with("bias", [](AttentionCase &c) { c.use_bias = true; });
-    with("bias hides", [](AttentionCase &c) { c.use_bias = c.bias_hides = true; });
-    with("bias of heads", [](AttentionCase &c) { c.use_bias = c.bias_hides = c.broadcast_queries = true; });
-    with("bias of keys", [](AttentionCase &c) { c.use_bias = c.bias_hides = c.broadcast_queries = c.broadcast_heads = true; });
-    with("mask", [](AttentionCase &c) { c.use_mask = true; });
-    with("mask of queries", [](AttentionCase &c) { c.use_mask = c.broadcast_heads = true; });
-    with("mask of keys", [](AttentionCase &c) { c.use_mask = c.broadcast_queries = c.broadcast_heads = true; });
-    with("causal", [](AttentionCase &c) { c.causal = true; c.offset = 113; });
-    with("causal top-left", [](AttentionCase &c) { c.causal = true; });
-    with("causal with empty rows", [](AttentionCase &c) { c.causal = true; c.offset = -20; });
-    with("window", [](AttentionCase &c) { c.window_left = 9; c.window_right = 4; c.offset = 60; });
-    with("window to the left", [](AttentionCase &c) { c.window_left = 0; c.causal = true; c.offset = 113; });
-    with("window past the end", [](AttentionCase &c) { c.window_left = 5; c.window_right = 5; c.offset = 140; });
-    with("huge window", [](AttentionCase &c) { c.window_left = c.window_right = INT64_MAX; });
-    with("lengths", [](AttentionCase &c) { c.query_lengths = { 37, 5 }; c.key_lengths = { 0, 77 }; });
-    with("lengths, offset per item", [](AttentionCase &c) {
-        c.query_lengths = { 30, 11 };
-        c.key_lengths = { 20, 77 };
+    with("plain", [](AttentionCase&) {});
+    with("scale 0", [](AttentionCase& c) { c.scale = 0.0; });
+    with("large scores", [](AttentionCase& c) { c.scale = 3.0; });
+    with("softcap", [](AttentionCase& c) { c.softcap = 0.7; });
+    with("hook", [](AttentionCase& c) { c.hook = true; });
+    with("hiding hook", [](AttentionCase& c) { c.hook = c.hook_hides = true; });
+    with("bias", [](AttentionCase& c) { c.use_bias = true; });
+    with("bias hides", [](AttentionCase& c) { c.use_bias = c.bias_hides = true; });
+    with("bias of heads", [](AttentionCase& c) { c.use_bias = c.bias_hides = c.broadcast_queries = true; });
+    with("bias of keys",
+         [](AttentionCase& c) { c.use_bias = c.bias_hides = c.broadcast_queries = c.broadcast_heads = true; });
+    with("mask", [](AttentionCase& c) { c.use_mask = true; });
+    with("mask of queries", [](AttentionCase& c) { c.use_mask = c.broadcast_heads = true; });
+    with("mask of keys", [](AttentionCase& c) { c.use_mask = c.broadcast_queries = c.broadcast_heads = true; });
+    with("causal", [](AttentionCase& c) {
+        c.causal = true;
+        c.offset = 113;
+    });
+    with("causal top-left", [](AttentionCase& c) { c.causal = true; });
+    with("causal with empty rows", [](AttentionCase& c) {
+        c.causal = true;
+        c.offset = -20;
+    });
+    with("window", [](AttentionCase& c) {
+        c.window_left = 9;
+        c.window_right = 4;
+        c.offset = 60;
+    });
+    with("window to the left", [](AttentionCase& c) {
+        c.window_left = 0;
+        c.causal = true;
+        c.offset = 113;
+    });
+    with("window past the end", [](AttentionCase& c) {
+        c.window_left = 5;
+        c.window_right = 5;
+        c.offset = 140;
+    });
+    with("huge window", [](AttentionCase& c) { c.window_left = c.window_right = INT64_MAX; });
+    with("lengths", [](AttentionCase& c) {
+        c.query_lengths = {37, 5};
+        c.key_lengths = {0, 77};
+    });
+    with("lengths, offset per item", [](AttentionCase& c) {
+        c.query_lengths = {30, 11};
+        c.key_lengths = {20, 77};
         c.causal = c.per_item = true;
     });
-    with("dropout", [](AttentionCase &c) { c.dropout = 0.3; c.seed = 0x123456789ABCDEF0ull; c.rng_offset = 2; });
-    with("dropout with counted heads", [](AttentionCase &c) { c.dropout = 0.5; c.dropout_heads = 9; c.dropout_head = 5; });
-    with("cache in front", [](AttentionCase &c) { c.cache = 61; c.causal = true; c.offset = 113; });
-    with("extra keys", [](AttentionCase &c) { c.extra = 2; c.causal = true; c.window_left = 3; c.use_bias = c.use_mask = true; c.dropout = 0.2; });
-    with("extra keys without dropout", [](AttentionCase &c) { c.extra = 5; c.extra_dropout = false; c.dropout = 0.4; c.key_lengths = { 0, 3 }; });
-    with("small tiles", [](AttentionCase &c) { c.max_query_tile = 5; c.max_key_tile = 16; c.causal = true; c.offset = 113; });
-    with("mean over heads", [](AttentionCase &c) { c.scores = 2; c.causal = true; c.offset = 100; c.query_lengths = { 37, 9 }; });
-    with("lse alone", [](AttentionCase &c) { c.scores = 0; c.want_output = false; });
-    with("scores alone", [](AttentionCase &c) { c.want_output = c.want_lse = false; });
+    with("dropout", [](AttentionCase& c) {
+        c.dropout = 0.3;
+        c.seed = 0x123456789ABCDEF0ull;
+        c.rng_offset = 2;
+    });
+    with("dropout with counted heads", [](AttentionCase& c) {
+        c.dropout = 0.5;
+        c.dropout_heads = 9;
+        c.dropout_head = 5;
+    });
+    with("cache in front", [](AttentionCase& c) {
+        c.cache = 61;
+        c.causal = true;
+        c.offset = 113;
+    });
+    with("extra keys", [](AttentionCase& c) {
+        c.extra = 2;
+        c.causal = true;
+        c.window_left = 3;
+        c.use_bias = c.use_mask = true;
+        c.dropout = 0.2;
+    });
+    with("extra keys without dropout", [](AttentionCase& c) {
+        c.extra = 5;
+        c.extra_dropout = false;
+        c.dropout = 0.4;
+        c.key_lengths = {0, 3};
+    });
+    with("small tiles", [](AttentionCase& c) {
+        c.max_query_tile = 5;
+        c.max_key_tile = 16;
+        c.causal = true;
+        c.offset = 113;
+    });
+    with("mean over heads", [](AttentionCase& c) {
+        c.scores = 2;
+        c.causal = true;
+        c.offset = 100;
+        c.query_lengths = {37, 9};
+    });
+    with("lse alone", [](AttentionCase& c) {
+        c.scores = 0;
+        c.want_output = false;
+    });
+    with("scores alone", [](AttentionCase& c) { c.want_output = c.want_lse = false; });
 }
 
 TEST_CASE("tile engine: strides do not matter", "[toolkit]") {
-    for (const Strides layout : { Strides::packed, Strides::swapped, Strides::reversed, Strides::spread }) {
+    for (const Strides layout : {Strides::packed, Strides::swapped, Strides::reversed, Strides::spread}) {
         AttentionCase c;
         c.layout = layout;
         c.batch = 2;
@@ -170,16 +230,28 @@ TEST_CASE("tile engine: index maps", "[toolkit]") {
     c.use_mask = c.use_bias = true;
     c.scores = 1;
     SECTION("all pairs") {}
-    SECTION("causal with window") { c.causal = true; c.offset = 80; c.window_left = 40; }
-    SECTION("dropout and hook") { c.dropout = 0.25; c.seed = 99; c.hook = true; }
-    SECTION("lengths") { c.query_lengths = { 60 }; c.key_lengths = { 100 }; c.per_item = c.causal = true; }
+    SECTION("causal with window") {
+        c.causal = true;
+        c.offset = 80;
+        c.window_left = 40;
+    }
+    SECTION("dropout and hook") {
+        c.dropout = 0.25;
+        c.seed = 99;
+        c.hook = true;
+    }
+    SECTION("lengths") {
+        c.query_lengths = {60};
+        c.key_lengths = {100};
+        c.per_item = c.causal = true;
+    }
     check_everywhere(c, 8);
 }
 
 TEST_CASE("tile engine: what is hidden does not leak", "[toolkit]") {
     // NaN in keys and values: rows that may see them are NaN, where the oracle is, and all others are untouched.
     uint64_t seed = 3000;
-    for (const double wild : { 0.02, 0.5 })
+    for (const double wild : {0.02, 0.5})
         for (int feature = 0; feature < 8; ++feature) {
             AttentionCase c;
             c.wild = wild;
@@ -193,7 +265,7 @@ TEST_CASE("tile engine: what is hidden does not leak", "[toolkit]") {
             if (feature == 1) c.use_mask = true;
             if (feature == 2) c.use_bias = c.bias_hides = true;
             if (feature == 3) c.window_left = 0, c.window_right = 0, c.offset = 20;
-            if (feature == 4) c.key_lengths = { 3 }, c.query_lengths = { 40 };
+            if (feature == 4) c.key_lengths = {3}, c.query_lengths = {40};
             if (feature == 5) c.hook = c.hook_hides = true;
             if (feature == 6) c.causal = true, c.offset = -60;
             if (feature == 7) c.use_mask = c.causal = true, c.layout = Strides::spread;
@@ -213,14 +285,15 @@ TEST_CASE("tile engine: infinity behind a mask, and a mask of finite size", "[to
             for (int64_t j = 0; j < 40; ++j) c.mask[static_cast<size_t>((h * 20 + i) * 40 + j)] = j % 4 != 1;
             // The lowest float is a very small weight, not a mask: a row of nothing else is a mean.
             for (int64_t j = 0; j < 40; ++j)
-                if (i % 3 == 0) c.bias[static_cast<size_t>((h * 20 + i) * 40 + j)] = std::numeric_limits<float>::lowest();
+                if (i % 3 == 0)
+                    c.bias[static_cast<size_t>((h * 20 + i) * 40 + j)] = std::numeric_limits<float>::lowest();
         }
     for (int64_t row = 1; row < 80; row += 4) {
         c.k[static_cast<size_t>(row * 16)] = std::numeric_limits<float>::infinity();
         c.v[static_cast<size_t>(row * 16 + 3)] = -std::numeric_limits<float>::infinity();
     }
     AttentionResult expected = oracle(c);
-    for_each_entry([&](const Entry &entry) {
+    for_each_entry([&](const Entry& entry) {
         const EngineResult got = run_engine(entry, c, 1);
         // At this size the scores themselves vanish in the bias, so these rows are plain means in float32.
         for (int64_t h = 0; h < 2; ++h)
@@ -228,7 +301,8 @@ TEST_CASE("tile engine: infinity behind a mask, and a mask of finite size", "[to
                 for (int64_t d = 0; d < 16; ++d) {
                     double mean = 0.0;
                     for (int64_t j = 0; j < 40; ++j)
-                        if (j % 4 != 1) mean += static_cast<double>(c.v[static_cast<size_t>((h * 40 + j) * 16 + d)]) / 30.0;
+                        if (j % 4 != 1)
+                            mean += static_cast<double>(c.v[static_cast<size_t>((h * 40 + j) * 16 + d)]) / 30.0;
                     const size_t at = static_cast<size_t>((h * 20 + i) * 16 + d);
                     const double e = i % 3 == 0 ? mean : expected.output[at];
                     CHECK(std::fabs(static_cast<double>(got.output[at]) - e) < 8e-6);
@@ -242,7 +316,7 @@ TEST_CASE("tile engine: changing what a row may not see leaves its bits", "[tool
     c.q_len = c.kv_len = 150;
     Random random(12);
     c.fill(random);
-    for_each_entry([&](const Entry &entry) {
+    for_each_entry([&](const Entry& entry) {
         const EngineResult before = run_engine(entry, c, 1);
         AttentionCase changed = c;
         for (int64_t h = 0; h < 2; ++h)
@@ -253,8 +327,10 @@ TEST_CASE("tile engine: changing what a row may not see leaves its bits", "[tool
                 }
         const EngineResult after = run_engine(entry, changed, 1);
         for (int64_t h = 0; h < 2; ++h) {
-            CHECK(std::memcmp(&before.output[static_cast<size_t>(h * 150 * 16)], &after.output[static_cast<size_t>(h * 150 * 16)], 70 * 16 * sizeof(float)) == 0);
-            CHECK(std::memcmp(&before.lse[static_cast<size_t>(h * 150)], &after.lse[static_cast<size_t>(h * 150)], 70 * sizeof(float)) == 0);
+            CHECK(std::memcmp(&before.output[static_cast<size_t>(h * 150 * 16)],
+                              &after.output[static_cast<size_t>(h * 150 * 16)], 70 * 16 * sizeof(float)) == 0);
+            CHECK(std::memcmp(&before.lse[static_cast<size_t>(h * 150)], &after.lse[static_cast<size_t>(h * 150)],
+                              70 * sizeof(float)) == 0);
         }
     });
 }
@@ -265,13 +341,14 @@ TEST_CASE("tile engine: random mixtures", "[toolkit]") {
         AttentionCase c;
         c.batch = random.whole(1, 3);
         c.kv_heads = random.whole(1, 3);
-        c.q_heads = c.kv_heads * random.pick<int64_t>({ 1, 1, 2, 4 });
-        c.q_len = random.pick<int64_t>({ 0, 1, 1, 2, 3, 9, 15, 16, 17, 33, 47, 48, 49, 100 });
-        c.kv_len = random.pick<int64_t>({ 0, 1, 2, 15, 16, 17, 47, 49, 127, 128, 129, 200, 300 });
-        c.head_dim = random.pick<int64_t>({ 1, 3, 8, 16, 17, 32 });
+        c.q_heads = c.kv_heads * random.pick<int64_t>({1, 1, 2, 4});
+        c.q_len = random.pick<int64_t>({0, 1, 1, 2, 3, 9, 15, 16, 17, 33, 47, 48, 49, 100});
+        c.kv_len = random.pick<int64_t>({0, 1, 2, 15, 16, 17, 47, 49, 127, 128, 129, 200, 300});
+        c.head_dim = random.pick<int64_t>({1, 3, 8, 16, 17, 32});
         c.value_dim = random.chance(0.5) ? c.head_dim : random.whole(1, 40);
         c.scale = random.chance(0.1) ? 1.0 : 0.3;
-        c.layout = random.pick({ Strides::packed, Strides::packed, Strides::swapped, Strides::reversed, Strides::spread });
+        c.layout =
+            random.pick({Strides::packed, Strides::packed, Strides::swapped, Strides::reversed, Strides::spread});
         if (random.chance(0.3)) c.cache = random.whole(0, c.kv_len);
         if (random.chance(0.3)) c.extra = random.whole(1, 5), c.extra_dropout = random.chance(0.5);
         if (random.chance(0.25)) c.softcap = 1.5;
@@ -285,8 +362,8 @@ TEST_CASE("tile engine: random mixtures", "[toolkit]") {
         c.offset = random.chance(0.7) ? c.kv_len - c.q_len : random.whole(-30, 60);
         if (random.chance(0.25)) c.window_left = random.whole(0, 40);
         if (random.chance(0.25)) c.window_right = random.whole(0, 40);
-        if (random.chance(0.3)) c.max_query_tile = random.pick<int64_t>({ 1, 7, 16, 20 });
-        if (random.chance(0.3)) c.max_key_tile = random.pick<int64_t>({ 1, 10, 32, 64 });
+        if (random.chance(0.3)) c.max_query_tile = random.pick<int64_t>({1, 7, 16, 20});
+        if (random.chance(0.3)) c.max_key_tile = random.pick<int64_t>({1, 10, 32, 64});
         for (int64_t b = 0; b < c.batch; ++b) {
             c.query_lengths.push_back(random.whole(0, c.q_len));
             c.key_lengths.push_back(random.whole(0, c.kv_len));
@@ -314,8 +391,8 @@ TEST_CASE("tile engine: refuses what it cannot do, before writing anything", "[t
     Random random(14);
     AttentionCase base;
     base.fill(random);
-    for_each_entry([&](const Entry &entry) {
-        const auto refused = [&](AttentionCase c, attend_status status, const char *word) {
+    for_each_entry([&](const Entry& entry) {
+        const auto refused = [&](AttentionCase c, attend_status status, const char* word) {
             const EngineResult got = run_engine(entry, c, 2);
             INFO(got.text);
             CHECK(got.status == status);
@@ -336,7 +413,7 @@ TEST_CASE("tile engine: refuses what it cannot do, before writing anything", "[t
         c.window_left = -2;
         refused(c, ATTEND_INVALID_ARGUMENT, "window_left");
         c = base;
-        c.key_lengths = { 34 };
+        c.key_lengths = {34};
         refused(c, ATTEND_BAD_SHAPE, "key_lengths is 34");
         c = base;
         c.rng_offset = 1u << 24;
@@ -350,9 +427,10 @@ TEST_CASE("tile engine: refuses what it cannot do, before writing anything", "[t
         c.q.resize(static_cast<size_t>(3 * 17 * 16));
         refused(c, ATTEND_BAD_SHAPE, "3 heads");
 
-        Strided<float> query({ 1, 1, 4, 8 }, Strides::packed, std::vector<float>(32)), key({ 1, 1, 4, 8 }, Strides::packed, std::vector<float>(32));
+        Strided<float> query({1, 1, 4, 8}, Strides::packed, std::vector<float>(32)),
+            key({1, 1, 4, 8}, Strides::packed, std::vector<float>(32));
         attend_tensor q = query.tensor(), k = key.tensor();
-        const attend_key_segment segment{ &k, &k, 0, 0 };
+        const attend_key_segment segment{&k, &k, 0, 0};
         attend_tile_problem problem{};
         problem.query = &q;
         problem.segments = &segment;
@@ -361,7 +439,7 @@ TEST_CASE("tile engine: refuses what it cannot do, before writing anything", "[t
         problem.window_left = problem.window_right = -1;
         Scratch scratch(entry.tile_workspace(&problem, 3));
         ErrorText error;
-        attend_context context{ nullptr, nullptr, scratch.data(), scratch.bytes() - 1, &error.error, 3, 0 };
+        attend_context context{nullptr, nullptr, scratch.data(), scratch.bytes() - 1, &error.error, 3, 0};
         CHECK(entry.tile_forward(&problem, &context) == ATTEND_WORKSPACE_TOO_SMALL);
         CHECK(std::string(error.text).find("workspace") != std::string::npos);
         q.dtype_bits = 64;

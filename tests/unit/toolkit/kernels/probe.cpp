@@ -39,7 +39,9 @@ int check_registers() {
     if (differs(min(x, y), [&](int l) { return a[l] < b[l] ? a[l] : b[l]; })) return 5;
     if (differs(round_even(x), [&](int l) { return __builtin_nearbyintf(a[l]); })) return 6;
     if (differs(choose(x > Batch(0.0f), y, z), [&](int l) { return a[l] > 0.0f ? b[l] : c[l]; })) return 7;
-    if (differs(scale_by_power(z, round_even(x)), [&](int l) { return __builtin_ldexpf(c[l], static_cast<int>(__builtin_nearbyintf(a[l]))); })) return 8;
+    if (differs(scale_by_power(z, round_even(x)),
+                [&](int l) { return __builtin_ldexpf(c[l], static_cast<int>(__builtin_nearbyintf(a[l]))); }))
+        return 8;
 
     float sum = a[0], highest = a[0], lowest = a[0];
     for (int lane = 1; lane < batch_lanes; ++lane) {
@@ -55,9 +57,11 @@ int check_registers() {
 
     for (uint32_t bits = 0; bits <= all_lane_bits && bits < 4096; ++bits) {
         const Mask mask = mask_from_bits(bits);
-        if (mask_bits(mask) != bits || any_lane(mask) != (bits != 0) || all_lanes(mask) != (bits == all_lane_bits)) return 11;
+        if (mask_bits(mask) != bits || any_lane(mask) != (bits != 0) || all_lanes(mask) != (bits == all_lane_bits))
+            return 11;
         uint8_t bytes[16] = {};
-        for (int lane = 0; lane < batch_lanes; ++lane) bytes[lane] = (bits >> lane & 1u) != 0 ? static_cast<uint8_t>(128 + lane) : uint8_t{0};
+        for (int lane = 0; lane < batch_lanes; ++lane)
+            bytes[lane] = (bits >> lane & 1u) != 0 ? static_cast<uint8_t>(128 + lane) : uint8_t{0};
         if (mask_bits(mask_from_bytes(bytes)) != bits) return 12;
     }
     for (int count = 0; count < batch_lanes; ++count) {
@@ -112,9 +116,9 @@ extern "C" void ATTEND_KERNEL(attend_probe_map)(int function, const float* from,
     if (function == 3) map(from, to, count, [](const Batch& x) { return tanh(x); });
 }
 
-extern "C" void ATTEND_KERNEL(attend_probe_product)(int vectors, const float* a, int64_t row_stride, int64_t inner_stride,
-                                                    int64_t rows, const float* x, int64_t count, float* out, int into,
-                                                    const float* rescale) {
+extern "C" void ATTEND_KERNEL(attend_probe_product)(int vectors, const float* a, int64_t row_stride,
+                                                    int64_t inner_stride, int64_t rows, const float* x, int64_t count,
+                                                    float* out, int into, const float* rescale) {
     const Into how = static_cast<Into>(into);
     if (vectors == 1) product<1>(a, row_stride, inner_stride, rows, x, count, out, how, rescale);
     if (vectors == 2) product<2>(a, row_stride, inner_stride, rows, x, count, out, how, rescale);

@@ -7,7 +7,6 @@
 
 #include <cstdint>
 
-
 namespace attend::ATTEND_ISA {
 
 enum class RandomDomain : uint32_t {
@@ -39,7 +38,7 @@ inline RandomWords philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, 
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return { { c0, c1, c2, c3 } };
+    return {{c0, c1, c2, c3}};
 }
 
 // The last counter word: what the numbers are for, and the domain's own auxiliary value below 2^24.
@@ -56,15 +55,16 @@ constexpr uint32_t name_hash(const char* name) {
 
 // Word of element e (row-major index) of a named tensor: domains init, feature, data, service.
 inline RandomWords element_words(RandomDomain domain, uint64_t seed, uint32_t name, uint32_t aux, uint64_t block) {
-    return philox(seed, static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), name, counter_tail(domain, aux));
+    return philox(seed, static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), name,
+                  counter_tail(domain, aux));
 }
 inline uint32_t element_word(RandomDomain domain, uint64_t seed, uint32_t name, uint32_t aux, uint64_t element) {
     return element_words(domain, seed, name, aux, element / 4).word[element % 4];
 }
 
-constexpr float uniform01(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }               // [0, 1)
-constexpr float uniform_open(uint32_t word) { return static_cast<float>((word >> 8) + 1u) * 0x1p-24f; }      // (0, 1]
-constexpr float uniform(float a, float b, uint32_t word) { return a + (b - a) * uniform01(word); }           // fp32
+constexpr float uniform01(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }            // [0, 1)
+constexpr float uniform_open(uint32_t word) { return static_cast<float>((word >> 8) + 1u) * 0x1p-24f; }  // (0, 1]
+constexpr float uniform(float a, float b, uint32_t word) { return a + (b - a) * uniform01(word); }       // fp32
 constexpr uint32_t bounded(uint32_t word, uint32_t n) { return static_cast<uint32_t>((uint64_t{word} * n) >> 32); }
 constexpr float random_sign(uint32_t word) { return (word & 0x80000000u) != 0 ? -1.0f : 1.0f; }
 
@@ -75,7 +75,7 @@ struct NormalPair {
 inline NormalPair normal_pair(uint32_t first, uint32_t second) {
     const double radius = ::sqrt(-2.0 * ::log((static_cast<double>(first >> 8) + 1.0) * 0x1p-24));
     const double angle = 6.283185307179586476925286766559 * (static_cast<double>(second >> 8) * 0x1p-24);
-    return { radius * ::cos(angle), radius * ::sin(angle) };
+    return {radius * ::cos(angle), radius * ::sin(angle)};
 }
 inline double normal(const RandomWords& words, uint32_t lane) {
     const NormalPair pair = normal_pair(words.word[lane & 2u], words.word[(lane & 2u) + 1u]);
@@ -83,7 +83,8 @@ inline double normal(const RandomWords& words, uint32_t lane) {
 }
 // Standard normal of element e of a named tensor, rounded to float.
 inline float element_normal(RandomDomain domain, uint64_t seed, uint32_t name, uint32_t aux, uint64_t element) {
-    return static_cast<float>(normal(element_words(domain, seed, name, aux, element / 4), static_cast<uint32_t>(element % 4)));
+    return static_cast<float>(
+        normal(element_words(domain, seed, name, aux, element / 4), static_cast<uint32_t>(element % 4)));
 }
 
 // Dropout: a weight is kept iff its word is at least the threshold, and is then multiplied by dropout_scale. With
@@ -94,7 +95,8 @@ inline uint32_t dropout_threshold(double probability) {
 }
 inline float dropout_scale(double probability) { return static_cast<float>(1.0 / (1.0 - probability)); }
 // Words of keys 4*key_block .. 4*key_block + 3 for query i; row_head = batch index * heads + head.
-inline RandomWords dropout_words(uint64_t seed, uint32_t rng_offset, uint32_t row_head, uint32_t i, uint32_t key_block) {
+inline RandomWords dropout_words(uint64_t seed, uint32_t rng_offset, uint32_t row_head, uint32_t i,
+                                 uint32_t key_block) {
     return philox(seed, key_block, i, row_head, counter_tail(RandomDomain::dropout, rng_offset));
 }
 

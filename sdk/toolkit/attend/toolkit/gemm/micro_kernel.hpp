@@ -35,9 +35,10 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
     constexpr int64_t lanes = V * batch_lanes;
     Batch sum[size_t{R}][size_t{V}];
     ATTEND_UNROLL
-    for (int row = 0; row < R; ++row)
+    for (int row = 0; row < R; ++row) {
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) sum[row][v] = Batch(0.0f);
+    }
 
     if constexpr (layout == Layout::unit_rows) {
         for (int64_t t = 0; t < count; ++t, a += inner_stride, x += lanes) {
@@ -76,32 +77,35 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) factor[v] = load(rescale + v * batch_lanes);
         ATTEND_UNROLL
-        for (int row = 0; row < R; ++row)
+        for (int row = 0; row < R; ++row) {
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) {
                 float* to = out + row * lanes + v * batch_lanes;
                 store(to, fma(load(to), factor[v], sum[row][v]));
             }
+        }
     } else if (into == Into::add) {
         ATTEND_UNROLL
-        for (int row = 0; row < R; ++row)
+        for (int row = 0; row < R; ++row) {
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) {
                 float* to = out + row * lanes + v * batch_lanes;
                 store(to, load(to) + sum[row][v]);
             }
+        }
     } else {
         ATTEND_UNROLL
-        for (int row = 0; row < R; ++row)
+        for (int row = 0; row < R; ++row) {
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) store(out + row * lanes + v * batch_lanes, sum[row][v]);
+        }
     }
 }
 
 // Any number of rows: full register tiles, then 4, 2, 1.
 template <int V, Layout layout>
-__attribute__((noinline)) inline void product_rows(const float* a, int64_t row_stride, int64_t inner_stride, int64_t rows,
-                                                   const float* x, int64_t count, float* out, Into into,
+__attribute__((noinline)) inline void product_rows(const float* a, int64_t row_stride, int64_t inner_stride,
+                                                   int64_t rows, const float* x, int64_t count, float* out, Into into,
                                                    const float* rescale) {
     constexpr int64_t lanes = V * batch_lanes;
     int64_t row = 0;
@@ -110,8 +114,8 @@ __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_s
                                             into, rescale);
     if constexpr (tile_rows > 4)
         for (; row + 4 <= rows; row += 4)
-            register_tile<V, 4, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes, into,
-                                        rescale);
+            register_tile<V, 4, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
+                                        into, rescale);
     for (; row + 2 <= rows; row += 2)
         register_tile<V, 2, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes, into,
                                     rescale);
@@ -122,8 +126,8 @@ __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_s
 
 // out[row][lane] (=, +=, rescaled +=) sum over t < count of a[row * row_stride + t * inner_stride] * x[t][lane].
 template <int V>
-inline void product(const float* a, int64_t row_stride, int64_t inner_stride, int64_t rows, const float* x, int64_t count,
-                    float* out, Into into = Into::overwrite, const float* rescale = nullptr) {
+inline void product(const float* a, int64_t row_stride, int64_t inner_stride, int64_t rows, const float* x,
+                    int64_t count, float* out, Into into = Into::overwrite, const float* rescale = nullptr) {
     if (inner_stride == 1)
         product_rows<V, Layout::unit_inner>(a, row_stride, 1, rows, x, count, out, into, rescale);
     else if (row_stride == 1)
@@ -134,15 +138,15 @@ inline void product(const float* a, int64_t row_stride, int64_t inner_stride, in
 
 // S[key][lane] of `keys` keys of head_dim features; queries is [head_dim][V vectors].
 template <int V>
-inline void score_block(const float* key, int64_t key_stride, int64_t feature_stride, int64_t keys, const float* queries,
-                        int64_t head_dim, float* scores) {
+inline void score_block(const float* key, int64_t key_stride, int64_t feature_stride, int64_t keys,
+                        const float* queries, int64_t head_dim, float* scores) {
     product<V>(key, key_stride, feature_stride, keys, queries, head_dim, scores);
 }
 
 // acc[c][lane] of value_dim columns from `keys` values; weights is [keys][V vectors].
 template <int V>
-inline void value_block(const float* value, int64_t key_stride, int64_t column_stride, int64_t keys, const float* weights,
-                        int64_t value_dim, float* acc, Into into, const float* rescale) {
+inline void value_block(const float* value, int64_t key_stride, int64_t column_stride, int64_t keys,
+                        const float* weights, int64_t value_dim, float* acc, Into into, const float* rescale) {
     product<V>(value, column_stride, key_stride, value_dim, weights, keys, acc, into, rescale);
 }
 

@@ -209,15 +209,15 @@ ATTEND_ALWAYS_INLINE Batch power_of_two(const Batch& n) {
     return Batch(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.data), vdupq_n_s32(127)), 23)));
 }
 ATTEND_ALWAYS_INLINE uint32_t mask_bits(const Mask& mask) {
-    const uint32_t weights[4] = { 1u, 2u, 4u, 8u };
+    const uint32_t weights[4] = {1u, 2u, 4u, 8u};
     return vaddvq_u32(vandq_u32(mask.data, vld1q_u32(weights)));
 }
 ATTEND_ALWAYS_INLINE Mask mask_from_bits(uint32_t bits) {
-    const uint32_t weights[4] = { 1u, 2u, 4u, 8u };
+    const uint32_t weights[4] = {1u, 2u, 4u, 8u};
     return Mask(vtstq_u32(vdupq_n_u32(bits), vld1q_u32(weights)));
 }
 ATTEND_ALWAYS_INLINE Mask mask_from_bytes(const uint8_t* from) {
-    const uint32_t wide[4] = { from[0], from[1], from[2], from[3] };
+    const uint32_t wide[4] = {from[0], from[1], from[2], from[3]};
     return Mask(vcgtq_u32(vld1q_u32(wide), vdupq_n_u32(0)));
 }
 #endif
@@ -232,7 +232,7 @@ ATTEND_ALWAYS_INLINE Batch scale_by_power(const Batch& x, const Batch& n) {
 #endif
 #if defined(ATTEND_ISA_baseline) || defined(ATTEND_ISA_neon)
 ATTEND_ALWAYS_INLINE Batch load_tail(const float* from, int64_t n) {
-    float whole[4] = { 0.0f, 0.0f, 0.0f, 0.0f };
+    float whole[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int64_t lane = 0; lane < n; ++lane) whole[lane] = from[lane];
     return load(whole);
 }

@@ -11,12 +11,16 @@ namespace attend::ATTEND_ISA {
 class TileDropout {
 public:
     TileDropout(const TileRun& run, const attend_query_tile& tile, int64_t lanes)
-        : seed_(run.problem->seed), threshold_(run.dropout_threshold), lanes_(lanes), scale_(run.kept_scale),
+        : seed_(run.problem->seed),
+          threshold_(run.dropout_threshold),
+          lanes_(lanes),
+          scale_(run.kept_scale),
           query_(tile.lane_query) {
         tail_ = counter_tail(RandomDomain::dropout, static_cast<uint32_t>(run.problem->rng_offset));
-        const uint32_t base = static_cast<uint32_t>(tile.batch) * run.dropout_heads
-            + static_cast<uint32_t>(run.problem->dropout_head);
-        for (int64_t lane = 0; lane < lanes; ++lane) row_head_[lane] = base + static_cast<uint32_t>(tile.lane_head[lane]);
+        const uint32_t base =
+            static_cast<uint32_t>(tile.batch) * run.dropout_heads + static_cast<uint32_t>(run.problem->dropout_head);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            row_head_[lane] = base + static_cast<uint32_t>(tile.lane_head[lane]);
     }
 
     // Zeroes the dropped weights of key j and scales the kept ones.
@@ -25,7 +29,8 @@ public:
         const uint32_t* word = words_[j % 4];
         const uint32_t threshold = threshold_;
         const float scale = scale_;
-        for (int64_t lane = 0; lane < lanes_; ++lane) weights[lane] = word[lane] >= threshold ? weights[lane] * scale : 0.0f;
+        for (int64_t lane = 0; lane < lanes_; ++lane)
+            weights[lane] = word[lane] >= threshold ? weights[lane] * scale : 0.0f;
     }
 
 private:

@@ -51,7 +51,8 @@ __attribute__((noinline)) inline bool add_bias(float* scores, int64_t first, int
         load_lanes<V>(moved, key_stride, keys, 1.0f, space);
     } else {
         for (int64_t lane = 0; lane < lanes; ++lane)
-            for (int64_t key = 0; key < keys; ++key) space[key * lanes + lane] = rows[lane][key_index[key] * key_stride];
+            for (int64_t key = 0; key < keys; ++key)
+                space[key * lanes + lane] = rows[lane][key_index[key] * key_stride];
     }
     for (int64_t key = 0; key < keys; ++key) {
         for (int v = 0; v < V; ++v) bias[v] = load(space + key * lanes + v * batch_lanes);

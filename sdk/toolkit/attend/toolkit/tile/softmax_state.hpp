@@ -3,7 +3,8 @@
 //
 // m' = max(m, max s); r = exp(m - m'), 0 from an empty state; w = exp(s - m'); l' = r l + sum w. Rows that have seen no
 // key keep m = minus infinity and l = 0: their weights are exact zeros, since the subtrahend is then 0 instead of m.
-// A NaN score may or may not reach the maximum; it always reaches its weight, and so l and the output of that row alone.
+// A NaN score may or may not reach the maximum; it always reaches its weight, and so l and the output of that row
+// alone.
 #pragma once
 
 #include <math.h>
@@ -29,9 +30,10 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t keys
     Batch best[size_t{V}], base[size_t{V}], sum[size_t{V}];
     ATTEND_UNROLL
     for (int v = 0; v < V; ++v) best[v] = load(row_max + v * batch_lanes);
-    for (int64_t key = 0; key < keys; ++key)
+    for (int64_t key = 0; key < keys; ++key) {
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) best[v] = max(best[v], load(scores + key * lanes + v * batch_lanes));
+    }
     ATTEND_UNROLL
     for (int v = 0; v < V; ++v) {
         base[v] = choose(best[v] == Batch(-infinity), Batch(0.0f), best[v]);
@@ -39,7 +41,7 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t keys
         store(row_max + v * batch_lanes, best[v]);
         sum[v] = Batch(0.0f);
     }
-    for (int64_t key = 0; key < keys; ++key)
+    for (int64_t key = 0; key < keys; ++key) {
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) {
             float* at = scores + key * lanes + v * batch_lanes;
@@ -47,6 +49,7 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t keys
             store(at, weight);
             sum[v] = sum[v] + weight;
         }
+    }
     ATTEND_UNROLL
     for (int v = 0; v < V; ++v) {
         float* at = row_sum + v * batch_lanes;
@@ -55,7 +58,9 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t keys
 }
 
 // factor = scale / l, 0 for rows without keys.
-ATTEND_ALWAYS_INLINE float finish_factor(float row_sum, float scale) { return row_sum == 0.0f ? 0.0f : scale / row_sum; }
+ATTEND_ALWAYS_INLINE float finish_factor(float row_sum, float scale) {
+    return row_sum == 0.0f ? 0.0f : scale / row_sum;
+}
 
 ATTEND_ALWAYS_INLINE float finish_lse(float row_max, float row_sum) {
     if (row_sum == 0.0f) return -infinity;

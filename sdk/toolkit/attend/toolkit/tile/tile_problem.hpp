@@ -67,16 +67,16 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
 
 // Scratch of one worker. Rows of the tiles are lane_stride() long.
 struct TileScratch {
-    float *queries;  // [head_dim][lane]
-    float *scores;   // [key][lane]: scores, then weights
-    float *acc;      // [value_dim][lane]
-    float *extra;    // [key][lane]: biases, or scores kept aside for values that are not finite
+    float* queries;  // [head_dim][lane]
+    float* scores;   // [key][lane]: scores, then weights
+    float* acc;      // [value_dim][lane]
+    float* extra;    // [key][lane]: biases, or scores kept aside for values that are not finite
     float *row_max, *row_sum, *factor, *limit_low, *limit_high;  // [lane]
     int32_t *query, *head, *position, *key_begin, *key_end;      // [lane]
-    uint8_t *mask;                                               // [key][lane]
+    uint8_t* mask;                                               // [key][lane]
     const float **rows, **bias_rows;
-    const uint8_t **mask_rows;
-    float **out_rows;
+    const uint8_t** mask_rows;
+    float** out_rows;
 
     static TileScratch take(Workspace& space, const TileSizes& sizes) {
         const int64_t lanes = sizes.lane_stride();

@@ -52,13 +52,15 @@ public:
 
     // Writes the weights of each head's rows; entries of keys that are not visited must be zero already.
     void weights() {
-        for (int64_t lane = 0; lane < lanes; ++lane) scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
         walk(Pass::weights);
     }
 
     // Adds the weights to the mean over heads; the lanes hold one head.
     void add_weights() {
-        for (int64_t lane = 0; lane < lanes; ++lane) scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
         walk(Pass::add_weights);
     }
 
@@ -73,8 +75,9 @@ private:
     void fill_lanes() {
         const int64_t last = rows_.end - 1;
         const bool per_item = (problem_.flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
-        offset_ = per_item ? integer_at(problem_.key_lengths, rows_.batch) - integer_at(problem_.query_lengths, rows_.batch)
-                           : problem_.causal_offset;
+        offset_ = per_item
+                      ? integer_at(problem_.key_lengths, rows_.batch) - integer_at(problem_.query_lengths, rows_.batch)
+                      : problem_.causal_offset;
         int32_t first_position = INT32_MAX, last_position = INT32_MIN;
         for (int64_t lane = 0; lane < lanes; ++lane) {
             const int64_t v = lesser(rows_.begin + lane, last);
@@ -108,8 +111,10 @@ private:
         int64_t low = 0, high = run_.sizes.main_keys;
         while (low < high) {
             const int64_t middle = (low + high) / 2;
-            if (problem_.key_index[middle] < j) low = middle + 1;
-            else high = middle;
+            if (problem_.key_index[middle] < j)
+                low = middle + 1;
+            else
+                high = middle;
         }
         return low;
     }
@@ -127,7 +132,8 @@ private:
             const int64_t position = scratch_.query[lane] + offset_;
             int64_t begin = 0, end = tile_.kv_len;
             if (causal) end = lesser(end, key_row(position + 1));
-            if (problem_.window_right >= 0) end = lesser(end, key_row(position + lesser(problem_.window_right, far) + 1));
+            if (problem_.window_right >= 0)
+                end = lesser(end, key_row(position + lesser(problem_.window_right, far) + 1));
             if (problem_.window_left >= 0) begin = key_row(position - lesser(problem_.window_left, far));
             if (begin >= end) begin = end = 0;
             scratch_.key_begin[lane] = static_cast<int32_t>(begin);
@@ -143,11 +149,12 @@ private:
     void walk(Pass pass) {
         pass_ = pass;
         if (problem_.keys != nullptr)
-            problem_.keys(problem_.keys_user, &tile_,
-                          [](void* worker, int64_t begin, int64_t end, uint32_t flags) {
-                              static_cast<TileWorker*>(worker)->main_range(begin, end, (flags & ATTEND_KEYS_PARTIAL) != 0);
-                          },
-                          this);
+            problem_.keys(
+                problem_.keys_user, &tile_,
+                [](void* worker, int64_t begin, int64_t end, uint32_t flags) {
+                    static_cast<TileWorker*>(worker)->main_range(begin, end, (flags & ATTEND_KEYS_PARTIAL) != 0);
+                },
+                this);
         else
             main_range(0, tile_.kv_len, false);
         int64_t first = run_.sizes.main_keys;
@@ -173,7 +180,8 @@ private:
     }
 
     // Rows [begin, end) of a segment whose first row has number `first`, in score tiles of equal size.
-    void segment_range(const attend_key_segment& segment, int64_t first, int64_t begin, int64_t end, bool main, bool partial) {
+    void segment_range(const attend_key_segment& segment, int64_t first, int64_t begin, int64_t end, bool main,
+                       bool partial) {
         if (begin >= end) return;
         const int64_t parts = divide_up(end - begin, run_.sizes.key_tile);
         const int64_t step = lesser(run_.sizes.key_tile, round_up(divide_up(end - begin, parts), tile_rows));
@@ -182,8 +190,8 @@ private:
 
     static const float* data_at(const attend_tensor* tensor, int64_t batch, int64_t head, int64_t row) {
         const int64_t item = tensor->shape[0] == 1 ? 0 : batch;
-        return static_cast<const float*>(tensor->data) + item * tensor->strides[0] + head * tensor->strides[1]
-            + row * tensor->strides[2];
+        return static_cast<const float*>(tensor->data) + item * tensor->strides[0] + head * tensor->strides[1] +
+               row * tensor->strides[2];
     }
 
     void score_tile(const attend_key_segment& segment, int64_t first_of_segment, int64_t row, int64_t keys, bool main,
@@ -203,7 +211,7 @@ private:
         score_block<V>(data_at(segment.key, rows_.batch, rows_.kv_head, row), segment.key->strides[2],
                        segment.key->strides[3], keys, scratch_.queries, run_.sizes.head_dim, scores);
         if (run_.softcap > 0.0f) cap_scores<V>(scores, keys, run_.softcap);
-        const attend_score_tile stored{ &tile_, scores, first, keys, key_index };
+        const attend_score_tile stored{&tile_, scores, first, keys, key_index};
         if (problem_.score != nullptr) problem_.score(problem_.score_user, &stored);
 
         bool hides = masked || (problem_.score != nullptr && (problem_.flags & ATTEND_TILE_SCORE_HIDES) != 0);
@@ -220,8 +228,10 @@ private:
             problem_.keep(problem_.keep_user, &stored);
         }
 
-        if (pass_ == Pass::forward) accumulate(segment, row, first, keys, key_index, hides);
-        else write_weights(first, keys);
+        if (pass_ == Pass::forward)
+            accumulate(segment, row, first, keys, key_index, hides);
+        else
+            write_weights(first, keys);
     }
 
     template <class T>
@@ -238,8 +248,8 @@ private:
                         full_end_ - first);
     }
 
-    void accumulate(const attend_key_segment& segment, int64_t row, int64_t first, int64_t keys, const int32_t* key_index,
-                    bool hides) {
+    void accumulate(const attend_key_segment& segment, int64_t row, int64_t first, int64_t keys,
+                    const int32_t* key_index, bool hides) {
         const float* value = nullptr;
         const int64_t key_stride = segment.value->strides[2], column_stride = segment.value->strides[3];
         const int64_t value_dim = run_.sizes.value_dim;
@@ -247,7 +257,8 @@ private:
         if (run_.output.present) {
             value = data_at(segment.value, rows_.batch, rows_.kv_head, row);
             if (hides) wild = next_wild_row(value, key_stride, column_stride, 0, keys, value_dim);
-            if (wild < keys) __builtin_memcpy(scratch_.extra, scratch_.scores, static_cast<size_t>(keys * lanes) * sizeof(float));
+            if (wild < keys)
+                __builtin_memcpy(scratch_.extra, scratch_.scores, static_cast<size_t>(keys * lanes) * sizeof(float));
         }
         update_softmax<V>(scratch_.scores, keys, scratch_.row_max, scratch_.row_sum, scratch_.factor);
         if (!run_.output.present) return;

@@ -38,8 +38,8 @@ __attribute__((noinline)) inline void wild_value_block(const float* value, int64
     constexpr int64_t lanes = V * batch_lanes;
     int64_t key = 0;
     while (true) {
-        value_block<V>(value + key * key_stride, key_stride, column_stride, wild - key, weights + key * lanes, value_dim,
-                       acc, into, rescale);
+        value_block<V>(value + key * key_stride, key_stride, column_stride, wild - key, weights + key * lanes,
+                       value_dim, acc, into, rescale);
         into = Into::add;
         if (wild == keys) return;
         for (int64_t c = 0; c < value_dim; ++c) {

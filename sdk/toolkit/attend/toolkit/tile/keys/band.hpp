@@ -18,13 +18,13 @@ struct BandKeys {
 
     Band band(int64_t p) const {
         constexpr int64_t far = int64_t{1} << 40;
-        return { left < 0 ? -far : p - (left < far ? left : far), right < 0 ? far : p + (right < far ? right : far) + 1 };
+        return {left < 0 ? -far : p - (left < far ? left : far), right < 0 ? far : p + (right < far ? right : far) + 1};
     }
 
     static void visit(const void* user, const attend_query_tile* tile, attend_key_visit_fn visit_range, void* visitor) {
         const BandKeys& keys = *static_cast<const BandKeys*>(user);
-        visit_band_union(keys.globals, *tile, keys.band(tile->first_position), keys.band(tile->last_position), visit_range,
-                         visitor);
+        visit_band_union(keys.globals, *tile, keys.band(tile->first_position), keys.band(tile->last_position),
+                         visit_range, visitor);
     }
     static void keep(const void* user, const attend_score_tile* tile) {
         const BandKeys& keys = *static_cast<const BandKeys*>(user);

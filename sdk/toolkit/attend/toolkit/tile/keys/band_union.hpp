@@ -20,18 +20,18 @@ struct GlobalKeys {
     int64_t leading_stride;      // 0: one number for all items, 1: one per item
     const int32_t* listed;       // further positions, ascending, none below 0
     int64_t num_listed;
-    int64_t rows_see_all;        // not 0: a row whose position is one of these keys sees every key
+    int64_t rows_see_all;  // not 0: a row whose position is one of these keys sees every key
 
-    int64_t leading(int64_t batch) const {
-        return num_leading == nullptr ? 0 : num_leading[batch * leading_stride];
-    }
+    int64_t leading(int64_t batch) const { return num_leading == nullptr ? 0 : num_leading[batch * leading_stride]; }
     // Number of listed positions below j.
     int64_t listed_below(int64_t j) const {
         int64_t low = 0, high = num_listed;
         while (low < high) {
             const int64_t middle = (low + high) / 2;
-            if (listed[middle] < j) low = middle + 1;
-            else high = middle;
+            if (listed[middle] < j)
+                low = middle + 1;
+            else
+                high = middle;
         }
         return low;
     }
@@ -131,7 +131,7 @@ inline void keep_band_union(const GlobalKeys& globals, const attend_score_tile& 
     const int64_t lanes = queries.lane_stride;
     if (globals.rows_see_all != 0)
         for (int64_t lane = 0; lane < lanes; ++lane)
-            if (globals.holds(queries.batch, queries.lane_position[lane])) bands.set(lane, { INT32_MIN, INT32_MAX });
+            if (globals.holds(queries.batch, queries.lane_position[lane])) bands.set(lane, {INT32_MIN, INT32_MAX});
     const int32_t* const begin = bands.begin;
     const int32_t* const end = bands.end;
     for (int64_t row = 0; row < tile.num_keys; ++row) {

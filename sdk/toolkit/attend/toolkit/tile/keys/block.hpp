@@ -18,13 +18,13 @@ struct BlockKeys {
         const int64_t block = p >= 0 ? p / width : -((-p + width - 1) / width);
         const int64_t first = block - (back < far ? back : far);
         const int64_t last = block + (forward < far ? forward : far) + 1;
-        return { times_width(first), times_width(last) };
+        return {times_width(first), times_width(last)};
     }
 
     static void visit(const void* user, const attend_query_tile* tile, attend_key_visit_fn visit_range, void* visitor) {
         const BlockKeys& keys = *static_cast<const BlockKeys*>(user);
-        visit_band_union(keys.globals, *tile, keys.band(tile->first_position), keys.band(tile->last_position), visit_range,
-                         visitor);
+        visit_band_union(keys.globals, *tile, keys.band(tile->first_position), keys.band(tile->last_position),
+                         visit_range, visitor);
     }
     static void keep(const void* user, const attend_score_tile* tile) {
         const BlockKeys& keys = *static_cast<const BlockKeys*>(user);

@@ -17,14 +17,15 @@ struct BlockPattern {
 
     // A rank-4 tensor of bytes, as checked by the caller.
     static BlockPattern of(const attend_tensor& tensor, int64_t block_q, int64_t block_k) {
-        BlockPattern pattern{ static_cast<const uint8_t*>(tensor.data), {}, block_q, block_k };
-        for (int dim = 0; dim < 4; ++dim) pattern.strides[dim] = tensor.shape[dim] == 1 && dim < 2 ? 0 : tensor.strides[dim];
+        BlockPattern pattern{static_cast<const uint8_t*>(tensor.data), {}, block_q, block_k};
+        for (int dim = 0; dim < 4; ++dim)
+            pattern.strides[dim] = tensor.shape[dim] == 1 && dim < 2 ? 0 : tensor.strides[dim];
         return pattern;
     }
 
     const uint8_t* row(const attend_query_tile& tile, int64_t lane) const {
-        return data + tile.batch * strides[0] + tile.lane_head[lane] * strides[1]
-            + tile.lane_query[lane] / block_q * strides[2];
+        return data + tile.batch * strides[0] + tile.lane_head[lane] * strides[1] +
+               tile.lane_query[lane] / block_q * strides[2];
     }
 
     static void visit(const void* user, const attend_query_tile* tile, attend_key_visit_fn visit_range, void* visitor) {
@@ -61,10 +62,12 @@ struct BlockPattern {
             const int64_t block = j / pattern.block_k;
             if (block != known) {
                 known = block;
-                for (int64_t lane = 0; lane < lanes; ++lane) visible[lane] = rows[lane][block * pattern.strides[3]] != 0;
+                for (int64_t lane = 0; lane < lanes; ++lane)
+                    visible[lane] = rows[lane][block * pattern.strides[3]] != 0;
             }
             float* const scores = tile->scores + row * lanes;
-            for (int64_t lane = 0; lane < lanes; ++lane) scores[lane] = visible[lane] != 0 ? scores[lane] : -__builtin_inff();
+            for (int64_t lane = 0; lane < lanes; ++lane)
+                scores[lane] = visible[lane] != 0 ? scores[lane] : -__builtin_inff();
         }
     }
 };

@@ -58,12 +58,13 @@ private:
         double position[most_lanes];  // exact for every position that a caller may mean
         for (int64_t lane = 0; lane < lanes; ++lane)
             position[lane] = query_positions == nullptr
-                ? static_cast<double>(queries.lane_position[lane])
-                : static_cast<double>(query_positions[queries.batch * query_batch_stride + queries.lane_query[lane]]);
+                                 ? static_cast<double>(queries.lane_position[lane])
+                                 : static_cast<double>(
+                                       query_positions[queries.batch * query_batch_stride + queries.lane_query[lane]]);
         for (int64_t row = 0; row < tile.num_keys; ++row) {
             const int64_t j = tile.key_index != nullptr ? tile.key_index[row] : tile.first_key + row;
-            const double key = static_cast<double>(
-                key_positions == nullptr ? j : key_positions[queries.batch * key_batch_stride + j]);
+            const double key =
+                static_cast<double>(key_positions == nullptr ? j : key_positions[queries.batch * key_batch_stride + j]);
             float* const scores = tile.scores + row * lanes;
             for (int64_t lane = 0; lane < lanes; ++lane) {
                 const double distance = position[lane] - key;
