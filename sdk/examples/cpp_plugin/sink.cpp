@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// sink-attention: causal attention to a few leading tokens and a sliding window, as streaming language models use it.
+//
+// Paper    Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", arXiv:2309.17453
+// Formula  softmax attention over { j < sinks } + { i' - window <= j <= i' }
+// Cost     O(n (sinks + window) d)
+
+#include "attend/author/tile.hpp"
+#include "attend/toolkit/tile/keys/band.hpp"
+
+namespace attend::ATTEND_ISA {
+namespace {
+
+struct Options {
+    int64_t sinks, window;
+};
+
+constexpr OptionRow option_table[] = {
+    option_int(offsetof(Options, sinks), "sinks", "4", {0, 1048576}, "leading tokens that every query sees"),
+    option_int(offsetof(Options, window), "window", "256", {0, 1048576}, "keys seen to the left of a query"),
+    common::scale(),
+};
+constexpr attend_port port_table[] = {
+    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"),
+    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
+    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
+    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
+};
+
+uint64_t workspace(const Options&, const PlanArgs& args) { return tile_workspace(*args.desc); }
+
+attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
+    TileCall call(args);
+    BandKeys keys{};
+    keys.left = options.window;
+    keys.globals.num_leading = &options.sinks;
+    call.problem.flags |= ATTEND_TILE_CAUSAL;  // cuts sinks and band alike
+    use_keys(call.problem, keys);
+    return run_tiles(call, context);
+}
+
+}  // namespace
+
+ATTEND_MECHANISM(sink, {
+    .name = "sink-attention", .category = "extra", .title = "Attention sinks",
+    .summary = "A few leading tokens and a sliding window.", .reference = "Xiao et al. 2023, arXiv:2309.17453",
+    .time_complexity = "O(n w d)", .space_complexity = "O(n d)",
+    .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_GQA | ATTEND_CAP_CROSS | ATTEND_CAP_LSE_OUT | ATTEND_CAP_DV_DIFFERS | ATTEND_CAP_STRIDED_IO,
+    .numerics = ATTEND_APPROXIMATE, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
+    .check = nullptr, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = nullptr, .error_bound = nullptr})
+
+}  // namespace attend::ATTEND_ISA
