@@ -2,6 +2,7 @@
 #include "loading/descriptor_audit.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "attend/config/json.hpp"
@@ -127,6 +128,36 @@ std::optional<LoadFailure> audit_port(const attend_port& from, const std::string
     return std::nullopt;
 }
 
+// What the plan description carries for every mechanism needs no row of its own: a capability says that the mechanism
+// honours it, and the option follows.
+void add_common_options(MechanismRecord& to) {
+    constexpr double most = 9007199254740992.0, below_one = 0.99999999999999988, largest_seed = 18446744073709551615.0;
+    const auto add = [&](std::uint64_t capability, const char* name, OptionType type, std::optional<Json> initial, double min, double max, const char* help,
+                         std::vector<std::string> choices = {}) {
+        if ((to.caps & capability) == 0 || to.find_option(name) != nullptr) return;
+        OptionSpec spec;
+        spec.name = name;
+        spec.type = type;
+        spec.default_value = std::move(initial);
+        spec.min = min;
+        spec.max = max;
+        spec.help = help;
+        spec.choices = std::move(choices);
+        to.options.push_back(std::move(spec));
+    };
+    using enum OptionType;
+    add(ATTEND_CAP_CAUSAL, "causal", boolean, Json(false), 0, 1, "hide keys that come after the query");
+    add(ATTEND_CAP_CAUSAL, "causal_alignment", enumeration, Json("bottom-right"), 0, 0, "position of query i on the key axis: i + Nk - Nq, or i", {"bottom-right", "top-left"});
+    add(ATTEND_CAP_CAUSAL, "causal_offset", integer, std::nullopt, -most, most, "position of query 0 on the key axis; wins over causal_alignment");
+    add(ATTEND_CAP_WINDOW, "window_size", integer, Json(0), 0, most, "keys seen on each side of the query, itself excluded; 0: all");
+    add(ATTEND_CAP_WINDOW, "window_left", integer, Json(-1), -1, most, "keys seen to the left; -1: unlimited");
+    add(ATTEND_CAP_WINDOW, "window_right", integer, Json(-1), -1, most, "keys seen to the right; -1: unlimited");
+    add(ATTEND_CAP_SOFTCAP, "softcap", real, Json(0.0), 0, std::numeric_limits<double>::infinity(), "c > 0: scores become c * tanh(score / c)");
+    add(ATTEND_CAP_DROPOUT, "dropout", real, Json(0.0), 0, below_one, "probability that a weight is dropped");
+    add(ATTEND_CAP_DROPOUT, "seed", integer, Json(0), 0, largest_seed, "seed of the dropout bits");
+    add(ATTEND_CAP_DROPOUT, "rng_offset", integer, Json(0), 0, 16777215, "number of the call in the stream of random bits");
+}
+
 }  // namespace
 
 std::optional<LoadFailure> audit_plugin(const attend_plugin* plugin, PluginFacts& facts) {
@@ -205,6 +236,8 @@ std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, Mechani
         if (!seen.insert(spec.name).second) return bad(*name + ": option \"" + spec.name + "\" is listed twice");
         to.options.push_back(std::move(spec));
     }
+    to.own_options = to.options.size();
+    add_common_options(to);
     seen.clear();
     bool has_output = false;
     for (std::uint32_t row = 0; row < from->ports.count; ++row) {

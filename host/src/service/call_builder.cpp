@@ -221,6 +221,11 @@ private:
                                {ATTEND_K_LENGTHS, "key_lengths", Source::key_lengths, pointer(inputs.key_lengths)}};
         for (const Given& entry : given) {
             const PortRecord* port = port_of_role(entry.role);
+            if (port == nullptr && entry.role <= ATTEND_V) {
+                // Not read by the mechanism, but sizes come from it all the same.
+                if (auto done = size_up(entry.role, entry.source, entry.tensor != nullptr ? *entry.tensor : inputs.key && entry.role == ATTEND_V ? *inputs.key : inputs.query); !done) return done;
+                continue;
+            }
             const ShapeAlternative* shape = port == nullptr ? nullptr : chosen(*port);
             if (shape == nullptr) {
                 if (entry.tensor == nullptr || entry.source == Source::query) continue;
@@ -259,6 +264,15 @@ private:
                 return fail(ErrorCode::shape, "input \"" + port.name + "\" is missing; accepted: a tensor [" + chosen(port)->text + "]");
         }
         return {};
+    }
+
+    // Tensors of the usual three for which the mechanism has no port.
+    Result<void> size_up(std::uint32_t role, Source source, const Tensor& tensor) {
+        static const PortRecord usual[] = {{"query", "B,Hq,Nq,D", "", "", ATTEND_Q, ATTEND_INPUT, 0, ATTEND_F32},
+                                           {"key", "B,Hkv,Nk,D", "", "", ATTEND_K, ATTEND_INPUT, 0, ATTEND_F32},
+                                           {"value", "B,Hkv,Nk,Dv", "", "", ATTEND_V, ATTEND_INPUT, 0, ATTEND_F32}};
+        sized_.push_back({&usual[role - ATTEND_Q], source, 0, tensor.dtype, tensor.shape, tensor.strides});
+        return align_rank(sized_.back(), 4, role == ATTEND_Q);
     }
 
     const ShapeAlternative* chosen(const PortRecord& port, std::optional<std::size_t> rank = std::nullopt) {
@@ -347,6 +361,8 @@ private:
             scope_.symbols["D"] = head_dim.value_or(static_cast<double>(width) / *heads);
             scope_.symbols["Dv"] = scope_.symbols["D"];
         }
+        for (const BoundInput& bound : sized_)
+            if (auto done = match(bound.port->name, bound.shape, *chosen(*bound.port), ErrorCode::shape); !done) return done;
         for (const BoundInput& bound : plan_->inputs) {
             const ShapeAlternative& wanted = *chosen(*bound.port, bound.shape.size());
             if (wanted.broadcast) continue;
@@ -544,7 +560,7 @@ private:
     std::vector<attend_value> abi_values() const {
         static constexpr std::uint32_t types[] = {0, ATTEND_TYPE_BOOL, ATTEND_TYPE_INT, ATTEND_TYPE_FLOAT, ATTEND_TYPE_STRING, ATTEND_TYPE_ENUM, ATTEND_TYPE_INT_LIST, ATTEND_TYPE_FLOAT_LIST};
         std::vector<attend_value> values;
-        for (std::size_t at = 0; at < plan_->values.size(); ++at) {
+        for (std::size_t at = 0; at < mechanism_->own_options; ++at) {  // the host's own come behind, and stay here
             const OptionValue& from = plan_->values[at];
             attend_value to{};
             to.struct_size = sizeof to;
@@ -625,6 +641,7 @@ private:
     std::shared_ptr<CallPlan> plan_;
     PortScope scope_;
     std::map<const PortRecord*, PortShape> shapes_;
+    std::vector<BoundInput> sized_;
     std::size_t query_rank_{4};
     bool packed_{false}, want_lse_{false};
     std::uint64_t weight_seed_{};

@@ -28,7 +28,8 @@ struct MechanismRecord {
     std::string name, category, title, summary, reference, time_complexity, space_complexity;
     std::uint64_t caps{}, dtypes{};
     std::uint32_t numerics{}, revision{};
-    std::vector<OptionSpec> options;
+    std::vector<OptionSpec> options;  // the plugin's own, then the common ones that its capabilities imply
+    std::size_t own_options{0};
     std::vector<PortRecord> ports;
     std::string plugin_id, plugin_version, plugin_path;
     std::string backend;     // the instruction set that the plugin chose

@@ -18,7 +18,7 @@ struct Options {
 constexpr OptionRow option_table[] = {
     option_int(offsetof(Options, sinks), "sinks", "4", {0, 1048576}, "leading tokens that every query sees"),
     option_int(offsetof(Options, window), "window", "256", {0, 1048576}, "keys seen to the left of a query"),
-    common::scale(),
+    common::causal("true"), common::scale(),
 };
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"),
@@ -34,8 +34,7 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     TileCall call(args);
     BandKeys keys{};
     keys.left = options.window;
-    keys.globals.num_leading = &options.sinks;
-    call.problem.flags |= ATTEND_TILE_CAUSAL;  // cuts sinks and band alike
+    keys.globals.num_leading = &options.sinks;  // causal, on by default, cuts sinks and band alike
     use_keys(call.problem, keys);
     return run_tiles(call, context);
 }

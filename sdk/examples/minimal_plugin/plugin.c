@@ -57,9 +57,6 @@ static attend_status plan_info(const attend_plan *plan, attend_plan_info *info) 
 }
 static void drop_plan(attend_plan *plan) { plan->host->release(plan->host, plan, sizeof *plan, 64); }
 
-static const attend_option options[] = {
-    {.struct_size = sizeof(attend_option), .type = ATTEND_TYPE_BOOL, .name = "causal", .help = "average over the past alone", .default_json = "false", .max = 1},
-};
 static const attend_port ports[] = {
     ATTEND_PORT(ATTEND_Q, ATTEND_INPUT, "query", "B,Hq,Nq,D", ATTEND_F32, "only its shape counts"),
     ATTEND_PORT(ATTEND_V, ATTEND_INPUT, "value", "B,Hkv,Nk,Dv", ATTEND_F32, "values"),
@@ -78,7 +75,6 @@ static const attend_mechanism mechanism = {
     .dtypes = ATTEND_F32,
     .acc_dtypes = ATTEND_F32,
     .numerics = ATTEND_OWN_DEFINITION,
-    .options = ATTEND_TABLE(options),
     .ports = ATTEND_TABLE(ports),
     .plan = make_plan,
     .plan_info = plan_info,
