@@ -31,14 +31,15 @@ bool only_projected(const PortRecord& port) {
 
 // What happens to weights that the caller leaves out.
 std::string left_out_text(const MechanismRecord& mechanism) {
-    bool projected = false, others = false;
+    bool projected = false, others = false, optional = false;
     for (const PortRecord& port : mechanism.ports)
-        if ((port.flags & ATTEND_WEIGHT) != 0) (only_projected(port) ? projected : others) = true;
+        if ((port.flags & ATTEND_WEIGHT) != 0) ((port.flags & ATTEND_OPTIONAL) != 0 ? optional : only_projected(port) ? projected : others) = true;
     std::string text;
     if (projected)
         text += "  Projections left out are not applied in the core form, which takes ready-made heads. In the projected form\n"
                 "  (option form, or chosen by giving one of its weights) those left out are initialised from weight_seed.\n";
     if (others) text += "  Learned tensors left out are initialised from weight_seed; the result then says \"default weights\".\n";
+    if (optional) text += "  Optional weights left out are not applied.\n";
     return text;
 }
 

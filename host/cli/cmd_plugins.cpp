@@ -107,9 +107,8 @@ Result<Outcome> why(const std::optional<std::string>& name, const GlobalFlags& f
             known.push_back(fs::path(report.path).filename().string());
             known.insert(known.end(), report.mechanisms.begin(), report.mechanisms.end());
         }
-        Error error = unknown_name("plugins why", "plugin, mechanism or file", *name, known);
-        error.hint = "`attend plugins list` shows every file that was looked at, `attend status` the folders";
-        return error;
+        return wrong_use("plugins why: unknown plugin, mechanism or file \"" + *name + "\"" + did_you_mean(*name, known) + "; accepted: what `attend plugins list` shows",
+                         "`attend status` shows the folders that were searched");
     }
     // Of a plugin named as a whole, all mechanisms; of a mechanism, every plugin that brings one of that name.
     std::vector<MechanismPtr> mechanisms = match.mechanisms;

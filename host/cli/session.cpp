@@ -193,10 +193,12 @@ Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::
     Result<MechanismPtr> found = service.registry()->get(name, place);
     if (found) return found;
     const std::size_t slash = name.find('/');
-    if (slash != std::string::npos)
-        for (const PluginReport& report : service.plugin_reports())
-            if (!report.loaded && report.id == name.substr(0, slash)) return refusal(report);
-    return found.error();
+    if (slash == std::string::npos) return found;
+    // What was refused in the child process has no id here, but then the sentence begins with it.
+    const std::string id = name.substr(0, slash);
+    for (const PluginReport& report : service.plugin_reports())
+        if (!report.loaded && (report.id == id || report.failure.sentence.starts_with(id + ":") || report.failure.sentence.starts_with(id + " "))) return refusal(report);
+    return found;
 }
 
 }  // namespace attend::cli

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// recommend: what would be chosen, and why.
+#include "program.hpp"
+
+using namespace cli_test;
+
+namespace {
+
+const char* rules = R"({"version": 1, "rules": [
+  {"condition": "moe", "mechanism": "moe-attention"},
+  {"condition": "heads / (causal ? 1 : 0) > 1", "mechanism": "linear-attention"}]})";
+
+attend::Json recommend(std::vector<std::string> words) {
+    words.insert(words.begin(), "recommend");
+    words.emplace_back("--json");
+    const Run run = run_attend(words);
+    INFO(run.err);
+    REQUIRE(run.status == 0);
+    return run.json();
+}
+
+}  // namespace
+
+TEST_CASE("recommend --json holds the keys of the contract") {
+    const Folder folder;
+    const attend::Json json = recommend({"--sequence-length", "100", "--config", folder.write("c.json", R"({"version": 1, "rules": [{"condition": "moe", "mechanism": "moe-attention"}]})")});
+    std::vector<std::string> keys;
+    for (const auto& [key, value] : json.as_object()) keys.push_back(key);
+    CHECK(keys == std::vector<std::string>{"selected", "recommendations", "rejected", "trace"});
+    REQUIRE(json.find("recommendations")->size() > 0);
+    CHECK(json.find("recommendations")->size() <= 5);
+    const attend::Json& first = json.find("recommendations")->as_array().front();
+    CHECK(*first.find("mechanism") == *json.find("selected"));
+    for (const char* key : {"mechanism", "options", "rule", "rule_text", "exactness", "error_bound", "est_flops", "est_bytes", "supported", "reasons"}) CHECK(first.find(key) != nullptr);
+    CHECK(first.find("check") == nullptr);
+    CHECK(first.find("rule")->as_string() == "threshold");
+    CHECK(json.find("trace")->size() == 1);
+    for (const attend::Json& step : json.find("trace")->as_array()) {
+        CHECK(step.find("index")->is_integer());
+        CHECK(step.find("text")->is_string());
+        CHECK((step.find("value") != nullptr) != (step.find("error") != nullptr));
+    }
+}
+
+TEST_CASE("recommend names the rule by its index and ends the trace there") {
+    const Folder folder;
+    const std::string file = folder.write("c.json", R"({"version": 1, "rules": [{"condition": "seqLen > 1000", "mechanism": "linear-attention"},
+        {"condition": "default", "mechanism": "flash-attention-v2", "options": {"block_size": 64}}]})");
+    const attend::Json json = recommend({"--sequence-length", "10", "--config", file});
+    const attend::Json& first = json.find("recommendations")->as_array().front();
+    CHECK(first.find("rule")->as_int64() == 1);
+    CHECK(first.find("rule_text")->as_string() == "default");
+    CHECK(first.find("options")->find("block_size")->as_int64() == 64);
+    CHECK(json.find("trace")->size() == 2);
+    CHECK(recommend({"--sequence-length", "1001", "--config", file}).find("trace")->size() == 1);
+}
+
+TEST_CASE("recommend: what cannot serve the request is rejected with the check") {
+    const attend::Json json = recommend({"--sequence-length", "100", "--causal"});
+    bool found = false;
+    for (const attend::Json& candidate : json.find("rejected")->as_array())
+        if (candidate.find("mechanism")->as_string() == "cross-attention") {
+            found = true;
+            CHECK(candidate.find("check")->as_string() == "causal");
+            CHECK(candidate.find("reasons")->size() > 0);
+            CHECK_FALSE(candidate.find("supported")->as_bool());
+        }
+    CHECK(found);
+}
+
+TEST_CASE("recommend: nothing passes") {
+    const Run run = run_attend({"recommend", "--sequence-length", "100", "--memory-budget", "1", "--json"});
+    CHECK(run.status == 1);
+    CHECK(run.json().find("selected")->is_null());
+    CHECK(run.json().find("recommendations")->size() == 0);
+    const Run text = run_attend({"recommend", "--sequence-length", "100", "--memory-budget", "1"});
+    CHECK(text.status == 1);
+    CHECK(contains(text.out, "no mechanism serves this request"));
+}
+
+TEST_CASE("recommend for people shows choice, rules, rejections and what would change it") {
+    const Run run = run_attend({"recommend", "--sequence-length", "100", "--causal"});
+    CHECK(run.status == 0);
+    for (const char* part : {"flash-attention-v2", "because", "Rules in order", "Rejected", "does not take causal", "What would change the choice"}) CHECK(contains(run.out, part));
+}
+
+TEST_CASE("recommend: variables by flag and by --var") {
+    CHECK(recommend({"--sequence-length", "100", "--moe"}).find("selected")->as_string() == "moe-attention");
+    CHECK(recommend({"--var", "seqLen=100", "--var", "isMoe=true"}).find("selected")->as_string() == "moe-attention");
+    CHECK(recommend({"--sequence-length", "8K", "--var", "maxError=infinity"}).find("selected")->is_string());
+    check_error(run_attend({"recommend"}), 2, {"--sequence-length N"});
+    check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLn=3"}), 2, {"unknown variable \"seqLn\"", "seqLen"});
+    check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLen=3"}), 2, {"given twice"});
+    check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "moe"}), 2, {"NAME=VALUE"});
+    check_error(run_attend({"recommend", "--sequence-length", "-4"}), 2, {"seqLen"});
+    check_error(run_attend({"recommend", "--sequence-length", "many"}), 2, {"--sequence-length: is \"many\""});
+    check_error(run_attend({"recommend", "--sequence-length", "4", "--var", "moe=3"}), 2, {"moe"});
+}
+
+TEST_CASE("recommend and compute auto agree") {
+    for (const char* length : {"1", "64", "5000"})
+        for (const bool causal : {false, true}) {
+            std::vector<std::string> described{"--sequence-length", length, "--heads", "2", "--dim", "16", "--var", "crossAttention=true"};
+            std::vector<std::string> computed{"compute", "auto", "--sequence-length", length, "--heads", "2", "--dim", "16", "--json"};
+            if (causal) described.emplace_back("--causal"), computed.emplace_back("--causal");
+            INFO(length << (causal ? " causal" : ""));
+            CHECK(recommend(described).find("selected")->as_string() == run_attend(computed).json().find("mechanism")->as_string());
+        }
+}
+
+TEST_CASE("an error in a rule is followed by the condition and a caret line") {
+    const Folder folder;
+    const Run run = run_attend({"recommend", "--sequence-length", "4", "--config", folder.write("c.json", rules)});
+    check_error(run, 2, {"rules[1].condition: column 17: ", "\nheads / (causal ? 1 : 0) > 1\n                ^\n"});
+}
