@@ -137,7 +137,14 @@ bool PluginLoader::inspect(const PluginCandidate& candidate, PluginReport& repor
 #else
     constexpr std::uint16_t machine = 183;
 #endif
-    if (const auto failure = judge(facts, HostFacts{ATTEND_ABI_MAJOR, ATTEND_ABI_MINOR, ATTEND_LAYOUT_TAG, machine, machine_->isa})) {
+#if defined(__SANITIZE_ADDRESS__)
+    constexpr std::uint16_t sanitizers = ATTEND_NOTE_ASAN;
+#elif defined(__SANITIZE_THREAD__)
+    constexpr std::uint16_t sanitizers = ATTEND_NOTE_TSAN;
+#else
+    constexpr std::uint16_t sanitizers = 0;
+#endif
+    if (const auto failure = judge(facts, HostFacts{ATTEND_ABI_MAJOR, ATTEND_ABI_MINOR, ATTEND_LAYOUT_TAG, machine, machine_->isa, sanitizers})) {
         report.failure = {"inspect", failure->code, failure->sentence, failure->hint};
         return false;
     }
