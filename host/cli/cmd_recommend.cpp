@@ -161,7 +161,7 @@ Result<Outcome> run(const Request& request, const GlobalFlags& flags) {
 void add_recommend(Commands& commands) {
     CLI::App& command = commands.add("recommend", "Says which mechanism the selector would pick for a request, and why.",
                                      "  attend recommend --sequence-length 16384 --causal              the choice, every rule, what was rejected\n"
-                                     "  attend recommend --sequence-length 1 --var seqLenK=8Ki --json   any variable of the rules, for a program");
+                                     "  attend recommend --sequence-length 1 --var seqLenK=8192 --json  any variable of the rules, for a program");
     auto request = std::make_shared<Request>();
     command.add_option("--sequence-length", request->sequence_length, "Queries (variable seqLen)")->type_name("N");
     command.add_option("--sequence-length-k", request->sequence_length_k, "Keys (seqLenK); default: as many as queries")->type_name("M");

@@ -87,7 +87,7 @@ TEST_CASE("recommend for people shows choice, rules, rejections and what would c
 TEST_CASE("recommend: variables by flag and by --var") {
     CHECK(recommend({"--sequence-length", "100", "--moe"}).find("selected")->as_string() == "moe-attention");
     CHECK(recommend({"--var", "seqLen=100", "--var", "isMoe=true"}).find("selected")->as_string() == "moe-attention");
-    CHECK(recommend({"--sequence-length", "8K", "--var", "maxError=infinity"}).find("selected")->is_string());
+    CHECK(recommend({"--sequence-length", "8192", "--var", "maxError=infinity"}).find("selected")->is_string());
     check_error(run_attend({"recommend"}), 2, {"--sequence-length N"});
     check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLn=3"}), 2, {"unknown variable \"seqLn\"", "seqLen"});
     check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLen=3"}), 2, {"given twice"});
