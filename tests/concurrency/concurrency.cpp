@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// What many threads do at once: calls of one service, loops inside loops, registry changes under lookups. Run under the
+// thread sanitizer too.
+#include <atomic>
+#include <thread>
+
+#include "plugin_services/parallel.hpp"
+#include "support/calls.hpp"
+
+using namespace support;
+
+namespace {
+
+template <class Body>
+void on_threads(int count, Body body) {
+    std::vector<std::thread> threads;
+    for (int at = 0; at < count; ++at) threads.emplace_back([&body, at] { body(at); });
+    for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+TEST_CASE("concurrency: eight threads call every mechanism of one service") {
+    attend::AttentionService& engine = service("auto", 2);
+    for (const auto& mechanism : engine.registry()->list()) {
+        Random random(1);
+        const attend::ForwardInputs inputs = make_inputs(random, {1, 2, 2, 60, 60, 16, 16});
+        attend::ForwardOptions options;
+        options.mechanism = mechanism->name;
+        const auto expected = values(engine.forward(inputs, options).value().output);
+        std::atomic<int> wrong{0};
+        on_threads(8, [&](int) {
+            for (int call = 0; call < 5; ++call) {
+                auto got = engine.forward(inputs, options);
+                if (!got || values(got->output) != expected) ++wrong;
+            }
+        });
+        INFO(mechanism->name);
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("concurrency: different shapes fill the plan cache from many threads") {
+    attend::AttentionService& engine = service("auto", 2);
+    std::atomic<int> failed{0};
+    on_threads(6, [&](int thread) {
+        Random random(static_cast<std::uint64_t>(thread));
+        for (int call = 0; call < 30; ++call) {
+            const std::int64_t n = 1 + random.below(40);
+            if (!engine.forward(make_inputs(random, {1, 1, 1, n, n, 8, 8}), {})) ++failed;
+        }
+    });
+    CHECK(failed == 0);
+    CHECK(engine.plan_cache().entries > 0);
+}
+
+TEST_CASE("concurrency: every chunk of a loop runs exactly once, slots are never shared") {
+    attend::WorkerPool pool(7);
+    struct Job {
+        std::vector<std::atomic<int>> seen = std::vector<std::atomic<int>>(1000);
+        std::atomic<int> busy[7]{};
+        std::atomic<int> clashes{0};
+    } job;
+    attend_call call;
+    call.max_workers = 7;
+    const auto body = [](void* user, std::uint64_t begin, std::uint64_t end, std::uint32_t slot) -> attend_status {
+        Job& shared = *static_cast<Job*>(user);
+        if (slot >= 7 || shared.busy[slot].fetch_add(1) != 0) ++shared.clashes;
+        for (std::uint64_t at = begin; at < end; ++at) ++shared.seen[at];
+        shared.busy[slot].fetch_sub(1);
+        return ATTEND_OK;
+    };
+    CHECK(pool.run(&call, 1000, 3, 0, body, &job) == ATTEND_OK);
+    CHECK(job.clashes == 0);
+    for (const auto& count : job.seen) CHECK(count == 1);
+}
+
+TEST_CASE("concurrency: a loop inside a loop runs on the worker's own slot") {
+    attend::WorkerPool pool(4);
+    struct Job {
+        attend::WorkerPool* pool;
+        std::atomic<int> inner{0}, wrong{0};
+    } job{&pool};
+    const auto outer = [](void* user, std::uint64_t, std::uint64_t, std::uint32_t slot) -> attend_status {
+        Job& shared = *static_cast<Job*>(user);
+        struct Inner {
+            Job* job;
+            std::uint32_t slot;
+        } inner{&shared, slot};
+        return shared.pool->run(nullptr, 10, 1, 0, [](void* data, std::uint64_t, std::uint64_t, std::uint32_t at) -> attend_status {
+            auto& seen = *static_cast<Inner*>(data);
+            ++seen.job->inner;
+            if (at != seen.slot) ++seen.job->wrong;
+            return ATTEND_OK;
+        }, &inner);
+    };
+    CHECK(pool.run(nullptr, 20, 1, 0, outer, &job) == ATTEND_OK);
+    CHECK(job.inner == 200);
+    CHECK(job.wrong == 0);
+}
+
+TEST_CASE("concurrency: the first failing chunk stops a loop, and cancelling does") {
+    attend::WorkerPool pool(3);
+    std::atomic<int> ran{0};
+    const auto failing = [](void* user, std::uint64_t begin, std::uint64_t, std::uint32_t) -> attend_status {
+        ++*static_cast<std::atomic<int>*>(user);
+        return begin == 5 ? ATTEND_NUMERIC : ATTEND_OK;
+    };
+    CHECK(pool.run(nullptr, 100000, 1, 0, failing, &ran) == ATTEND_NUMERIC);
+    CHECK(ran < 100000);
+    attend_call call;
+    call.max_workers = 3;
+    call.cancelled = true;
+    CHECK(pool.run(&call, 10, 1, 0, failing, &ran) == ATTEND_CANCELLED);
+}
+
+TEST_CASE("concurrency: a body that throws becomes an internal error") {
+    attend::WorkerPool pool(2);
+    const auto throwing = [](void*, std::uint64_t, std::uint64_t, std::uint32_t) -> attend_status { throw 1; };
+    CHECK(pool.run(nullptr, 4, 1, 0, throwing, nullptr) == ATTEND_INTERNAL);
+}
+
+TEST_CASE("concurrency: lookups see whole snapshots while mechanisms are added") {
+    attend::MechanismRegistry registry;
+    std::atomic<bool> stop{false};
+    std::atomic<int> torn{0};
+    std::thread reader([&] {
+        while (!stop) {
+            const auto snapshot = registry.snapshot();
+            const auto names = snapshot->names();
+            if (names.size() % 2 != 0) ++torn;  // pairs are added at once
+        }
+    });
+    for (int pair = 0; pair < 200; ++pair) {
+        std::vector<attend::MechanismRecord> records(2);
+        for (int at = 0; at < 2; ++at) {
+            records[static_cast<std::size_t>(at)].name = "m" + std::to_string(2 * pair + at);
+            records[static_cast<std::size_t>(at)].category = "extra";
+            records[static_cast<std::size_t>(at)].plugin_id = "org.example.many";
+        }
+        CHECK(registry.add(std::move(records)).ok());
+    }
+    stop = true;
+    reader.join();
+    CHECK(torn == 0);
+    CHECK(registry.snapshot()->list().size() == 400);
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Initialisers and the port grammar.
+#include <cmath>
+
+#include "service/port_grammar.hpp"
+#include "service/weights.hpp"
+#include "support/catch.hpp"
+
+using attend::Initialiser;
+using attend::Tensor;
+
+namespace {
+std::vector<float> made(const std::string& name, std::vector<double> arguments, std::vector<std::int64_t> shape, std::uint64_t seed = 0, const std::string& weight = "m/W", bool out_first = true) {
+    const Tensor tensor = attend::initialise(Initialiser{name, std::move(arguments), "", ""}, shape, seed, weight, out_first).value();
+    return {tensor.as<float>(), tensor.as<float>() + tensor.size()};
+}
+double extreme(const std::vector<float>& data) {
+    double most = 0;
+    for (const float x : data) most = std::max(most, std::abs(static_cast<double>(x)));
+    return most;
+}
+}  // namespace
+
+TEST_CASE("weights: hash and normals come out as specified") {
+    CHECK(attend::name_hash("moe-attention/Wr") == 0x6f4c82c9u);
+    const auto z = made("normal", {0, 1}, {4}, 0, "moe-attention/Wr");
+    CHECK(z[0] == Approx(-1.0339916).epsilon(1e-6));
+    CHECK(z[1] == Approx(0.5854058).epsilon(1e-6));
+    CHECK(z[2] == Approx(0.8075701).epsilon(1e-6));
+    CHECK(z[3] == Approx(0.1696807).epsilon(1e-6));
+}
+
+TEST_CASE("weights: bounds of the uniform family") {
+    CHECK(extreme(made("xavierUniform", {}, {30, 50})) <= std::sqrt(6.0 / 80));
+    CHECK(extreme(made("xavierUniform", {}, {30, 50})) >= 0.98 * std::sqrt(6.0 / 80));
+    CHECK(extreme(made("kaimingUniform", {}, {30, 50})) <= 1 / std::sqrt(50.0));
+    CHECK(extreme(made("kaimingUniform", {}, {30, 50}, 0, "m/W", false)) >= 0.98 / std::sqrt(30.0));
+    CHECK(extreme(made("uniform", {0.25}, {1000})) <= 0.25);
+    for (const float x : made("uniform", {2, 3}, {1000})) CHECK((x >= 2.0f && x <= 3.0f));
+    CHECK(extreme(made("truncNormal", {0.5}, {5000})) <= 1.0);
+}
+
+TEST_CASE("weights: moments of normals") {
+    const auto z = made("normal", {0.5, 2}, {20000});
+    double mean = 0, square = 0;
+    for (const float x : z) mean += static_cast<double>(x) / 20000;
+    for (const float x : z) square += (static_cast<double>(x) - mean) * (static_cast<double>(x) - mean) / 20000;
+    CHECK(std::abs(mean - 0.5) < 5 * 2 / std::sqrt(20000.0));
+    CHECK(std::abs(std::sqrt(square) - 2) < 0.06);
+}
+
+TEST_CASE("weights: an element depends on seed, name and index alone") {
+    const auto small = made("normal", {0, 1}, {10}), large = made("normal", {0, 1}, {20});
+    CHECK(std::equal(small.begin(), small.end(), large.begin()));
+    CHECK(made("normal", {0, 1}, {10}, 1) != small);
+    CHECK(made("normal", {0, 1}, {10}, 0, "m/V") != small);
+}
+
+TEST_CASE("weights: constants, identity, orthogonal") {
+    CHECK(made("zeros", {}, {3}) == std::vector<float>{0, 0, 0});
+    CHECK(made("ones", {}, {2}) == std::vector<float>{1, 1});
+    CHECK(made("constant", {2.5}, {2}) == std::vector<float>{2.5f, 2.5f});
+    CHECK(made("identity", {}, {2, 2, 2}) == std::vector<float>{1, 0, 0, 1, 1, 0, 0, 1});
+    const auto q = made("orthogonal", {}, {6, 6});
+    for (std::size_t a = 0; a < 6; ++a)
+        for (std::size_t b = 0; b < 6; ++b) {
+            double dot = 0;
+            for (std::size_t c = 0; c < 6; ++c) dot += static_cast<double>(q[a * 6 + c]) * static_cast<double>(q[b * 6 + c]);
+            CHECK(std::abs(dot - (a == b ? 1.0 : 0.0)) < 1e-6);
+        }
+    CHECK_FALSE(attend::initialise(Initialiser{"nonsense", {}, "", ""}, {2}, 0, "m/W", true).ok());
+}
+
+TEST_CASE("ports: expressions, alternatives and guards") {
+    attend::OptionSpec flag, mode, number;
+    flag.name = "flag", flag.type = attend::OptionType::boolean;
+    mode.name = "mode", mode.type = attend::OptionType::enumeration, mode.choices = {"one", "two"};
+    number.name = "number", number.type = attend::OptionType::integer;
+    const std::vector<attend::OptionSpec> specs{flag, mode, number};
+    std::vector<attend::OptionValue> values(3);
+    values[0] = {"flag", attend::OptionType::boolean, true, false, true};
+    values[1] = {"mode", attend::OptionType::enumeration, true, false, std::int64_t{1}};
+    values[2] = {"number", attend::OptionType::none, false, false, {}};
+    attend::PortScope scope{{{"E", 12.0}, {"H", 3.0}}, &specs, &values};
+    const auto number_of = [&](const char* text) { return attend::Expression::parse(text).value().evaluate(scope); };
+    CHECK(number_of("E/H + 2*(H-1)") == 8.0);
+    CHECK(number_of("or(number, E)") == 12.0);
+    CHECK(number_of("flag + 1") == 2.0);
+    CHECK(number_of("sqrt(E*H)") == 6.0);
+    CHECK_FALSE(number_of("number").has_value());
+    CHECK_FALSE(attend::Expression::parse("E +").ok());
+    CHECK(attend::Expression::parse("or(number,K)").value().bindable(scope) == "K");
+    const auto chosen = [&](const char* text) { const auto* a = attend::PortShape::parse(text).value().choose(scope); return a == nullptr ? std::string("none") : a->text; };
+    CHECK(attend::PortShape::parse("!flag: 1 | mode=two & flag: E,H | 7").value().choose(scope)->dims.size() == 2);
+    CHECK(chosen("mode=one: E") == "none");
+    CHECK(chosen("mode!=one: E") == "E");
+    CHECK(chosen("or(number,H)=3: E,E") == "E,E");
+    CHECK(attend::PortShape::parse("E | E,H").value().choose(scope, 2)->dims.size() == 2);
+    CHECK(attend::PortShape::parse("upto(E*2),3").value().choose(scope)->dynamic_rows);
+    const auto init = attend::PortInit::parse("E=H: zeros | normal(0,0.02/sqrt(H*H)) as Wo").value().choose(scope).value();
+    CHECK(init.name == "normal");
+    CHECK(init.table_name == "Wo");
+    CHECK(init.arguments[1] == Approx(0.02 / 3));
+    CHECK_FALSE(attend::PortShape::parse("E,,H").ok());
+    CHECK_FALSE(attend::PortShape::parse("a b").ok());
+}
