@@ -19,7 +19,9 @@ std::vector<std::string> flags_of(const CLI::App& command) {
     return names;
 }
 
-std::vector<const CLI::App*> commands_of(const CLI::App& parent) { return parent.get_subcommands([](const CLI::App*) { return true; }); }
+std::vector<const CLI::App*> commands_of(const CLI::App& parent) {
+    return parent.get_subcommands([](const CLI::App*) { return true; });
+}
 
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {
     std::vector<std::string> names;
@@ -29,7 +31,8 @@ std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) 
 
 bool takes_mechanism(const CLI::App& command) {
     const auto options = command.get_options();
-    return std::any_of(options.begin(), options.end(), [](const CLI::Option* option) { return option->get_name() == "MECHANISM"; });
+    return std::any_of(options.begin(), options.end(),
+                       [](const CLI::Option* option) { return option->get_name() == "MECHANISM"; });
 }
 
 // What may follow a command: its sub-commands, its flags, and those of the program.
@@ -54,11 +57,14 @@ std::string bash_script(const CLI::App& root) {
            "    local word=\"${COMP_WORDS[COMP_CWORD]}\" command=\"\" at words\n"
            "    for ((at = 1; at < COMP_CWORD; ++at)); do\n"
            "        case \"${COMP_WORDS[at]}\" in\n"
-           "            " + join(names_of(commands_of(root)), "|") + ") command=\"${COMP_WORDS[at]}\"; break ;;\n"
+           "            " +
+           join(names_of(commands_of(root)), "|") +
+           ") command=\"${COMP_WORDS[at]}\"; break ;;\n"
            "        esac\n"
            "    done\n"
-           "    case \"$command\" in\n" + cases +
-           "        *) words=\"" + words_after(root, root) + "\" ;;\n"
+           "    case \"$command\" in\n" +
+           cases + "        *) words=\"" + words_after(root, root) +
+           "\" ;;\n"
            "    esac\n"
            "    COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n"
            "}\n"
@@ -66,7 +72,9 @@ std::string bash_script(const CLI::App& root) {
 }
 
 std::string zsh_script(const CLI::App& root) {
-    return "#compdef attend\n# attend completion for zsh: source <(attend completion zsh)\nautoload -U +X bashcompinit && bashcompinit\n" + bash_script(root);
+    return "#compdef attend\n# attend completion for zsh: source <(attend completion zsh)\nautoload -U +X bashcompinit "
+           "&& bashcompinit\n" +
+           bash_script(root);
 }
 
 std::string quoted(const std::string& text) {
@@ -80,17 +88,22 @@ std::string fish_script(const CLI::App& root) {
     const auto add_flags = [&](const CLI::App& command, const std::string& when) {
         for (const CLI::Option* option : command.get_options())
             for (const std::string& name : option->get_lnames())
-                script += "complete -c attend" + when + " -l " + name + (option->get_expected_min() > 0 ? " -r" : "") + " -d " + quoted(option->get_description()) + "\n";
+                script += "complete -c attend" + when + " -l " + name + (option->get_expected_min() > 0 ? " -r" : "") +
+                          " -d " + quoted(option->get_description()) + "\n";
     };
     add_flags(root, "");
     const std::vector<std::string> top = names_of(commands_of(root));
     for (const CLI::App* command : commands_of(root)) {
         const std::string& name = command->get_name();
-        script += "complete -c attend -f -n 'not __fish_seen_subcommand_from " + join(top, " ") + "' -a " + name + " -d " + quoted(command->get_description()) + "\n";
+        script += "complete -c attend -f -n 'not __fish_seen_subcommand_from " + join(top, " ") + "' -a " + name +
+                  " -d " + quoted(command->get_description()) + "\n";
         const std::string when = " -n '__fish_seen_subcommand_from " + name + "'";
         add_flags(*command, when);
-        for (const CLI::App* sub : commands_of(*command)) script += "complete -c attend -f" + when + " -a " + sub->get_name() + " -d " + quoted(sub->get_description()) + "\n";
-        if (takes_mechanism(*command)) script += "complete -c attend -f" + when + " -a \"auto (" + mechanism_names + ")\"\n";
+        for (const CLI::App* sub : commands_of(*command))
+            script += "complete -c attend -f" + when + " -a " + sub->get_name() + " -d " +
+                      quoted(sub->get_description()) + "\n";
+        if (takes_mechanism(*command))
+            script += "complete -c attend -f" + when + " -a \"auto (" + mechanism_names + ")\"\n";
     }
     return script;
 }

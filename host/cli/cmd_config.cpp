@@ -24,7 +24,9 @@ Result<std::vector<Error>> problems_of(const Settings& settings) {
         return problems;
     }
     const auto registry = (*service)->registry();
-    const RuleCheck check = [&](const std::string& mechanism, const NamedValues& options, const std::string& place) { return check_rule(*registry, mechanism, options, place); };
+    const RuleCheck check = [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
+        return check_rule(*registry, mechanism, options, place);
+    };
     std::vector<Error> problems;
     Config config;
     if (settings.config_file) {
@@ -55,11 +57,14 @@ Result<Outcome> check(const std::optional<std::string>& file, const GlobalFlags&
             if (!problem.hint.empty()) entry.set("hint", problem.hint);
             list.push(std::move(entry));
         }
-        return Outcome{status, json_text(Json::object().set("file", name).set("ok", problems->empty()).set("problems", std::move(list)))};
+        return Outcome{
+            status,
+            json_text(Json::object().set("file", name).set("ok", problems->empty()).set("problems", std::move(list)))};
     }
     Outcome outcome{status, ""};
     for (const Error& problem : *problems) outcome.text += one_line(problem.message) + "\n";
-    if (problems->empty() && !flags.quiet) std::fputs(("attend: " + one_line(name) + ": no problems\n").c_str(), stderr);
+    if (problems->empty() && !flags.quiet)
+        std::fputs(("attend: " + one_line(name) + ": no problems\n").c_str(), stderr);
     return outcome;
 }
 
@@ -77,32 +82,42 @@ Result<Outcome> show(const GlobalFlags& flags) {
             continue;
         }
         for (std::size_t at = 0; at < setting.value.size(); ++at)
-            table.add({setting.path + "[" + std::to_string(at) + "]", write_json(setting.value.as_array()[at]), setting.origin.text()});
+            table.add({setting.path + "[" + std::to_string(at) + "]", write_json(setting.value.as_array()[at]),
+                       setting.origin.text()});
     }
-    const std::string head = settings->config_file ? *settings->config_file + " (" + settings->config_origin + ")" : "built-in default";
+    const std::string head =
+        settings->config_file ? *settings->config_file + " (" + settings->config_origin + ")" : "built-in default";
     return Outcome{exit_done, "configuration: " + head + "\n" + table.text()};
 }
 
 }  // namespace
 
 void add_config(Commands& commands) {
-    CLI::App& group = commands.add("config", "Checks a configuration file, shows the configuration in force, prints the form of the file.",
-                                   "  attend config check attend.json    every problem of a file\n"
-                                   "  attend config show                 what is in force, and where each value comes from");
-    CLI::App& check_command = commands.add("check", "Lists every problem of a configuration file, one per line; exit status 0 or 1.",
-                                           "  attend config check attend.json           a file that is not in use yet\n"
-                                           "  attend config check --json                the one in force, for a program", &group);
+    CLI::App& group = commands.add(
+        "config", "Checks a configuration file, shows the configuration in force, prints the form of the file.",
+        "  attend config check attend.json    every problem of a file\n"
+        "  attend config show                 what is in force, and where each value comes from");
+    CLI::App& check_command =
+        commands.add("check", "Lists every problem of a configuration file, one per line; exit status 0 or 1.",
+                     "  attend config check attend.json           a file that is not in use yet\n"
+                     "  attend config check --json                the one in force, for a program",
+                     &group);
     auto file = std::make_shared<std::optional<std::string>>();
     check_command.add_option("FILE", *file, "The file; default: the configuration in force")->type_name("");
     commands.handle(check_command, [file](const GlobalFlags& flags) { return check(*file, flags); });
-    CLI::App& show_command = commands.add("show", "Prints the configuration in force, with the origin of each value.",
-                                          "  attend config show                                    default, file, environment or flag\n"
-                                          "  ATTEND_THREADS=4 attend config show --json            the same for a program", &group);
+    CLI::App& show_command =
+        commands.add("show", "Prints the configuration in force, with the origin of each value.",
+                     "  attend config show                                    default, file, environment or flag\n"
+                     "  ATTEND_THREADS=4 attend config show --json            the same for a program",
+                     &group);
     commands.handle(show_command, [](const GlobalFlags& flags) { return show(flags); });
     CLI::App& schema_command = commands.add("schema", "Prints the JSON Schema of the configuration file.",
                                             "  attend config schema > attend.schema.json             for an editor\n"
-                                            "  attend config schema --json                           the same", &group);
-    commands.handle(schema_command, [](const GlobalFlags&) -> Result<Outcome> { return Outcome{exit_done, json_text(config_schema())}; });
+                                            "  attend config schema --json                           the same",
+                                            &group);
+    commands.handle(schema_command, [](const GlobalFlags&) -> Result<Outcome> {
+        return Outcome{exit_done, json_text(config_schema())};
+    });
 }
 
 }  // namespace attend::cli

@@ -16,7 +16,9 @@ const char* numerics_name(std::uint32_t numerics) {
 }
 
 // An initialiser without the name that seeds it: "xavierUniform as Wq" is xavierUniform to a reader.
-std::string initialiser_text(const std::string& init) { return std::regex_replace(init, std::regex(" as [A-Za-z0-9_.]+"), ""); }
+std::string initialiser_text(const std::string& init) {
+    return std::regex_replace(init, std::regex(" as [A-Za-z0-9_.]+"), "");
+}
 
 bool only_projected(const PortRecord& port) {
     // Every alternative of the shape is guarded by the projected form.
@@ -33,12 +35,18 @@ bool only_projected(const PortRecord& port) {
 std::string left_out_text(const MechanismRecord& mechanism) {
     bool projected = false, others = false, optional = false;
     for (const PortRecord& port : mechanism.ports)
-        if ((port.flags & ATTEND_WEIGHT) != 0) ((port.flags & ATTEND_OPTIONAL) != 0 ? optional : only_projected(port) ? projected : others) = true;
+        if ((port.flags & ATTEND_WEIGHT) != 0)
+            ((port.flags & ATTEND_OPTIONAL) != 0 ? optional : only_projected(port) ? projected : others) = true;
     std::string text;
     if (projected)
-        text += "  Projections left out are not applied in the core form, which takes ready-made heads. In the projected form\n"
-                "  (option form, or chosen by giving one of its weights) those left out are initialised from weight_seed.\n";
-    if (others) text += "  Learned tensors left out are initialised from weight_seed; the result then says \"default weights\".\n";
+        text +=
+            "  Projections left out are not applied in the core form, which takes ready-made heads. In the projected "
+            "form\n"
+            "  (option form, or chosen by giving one of its weights) those left out are initialised from "
+            "weight_seed.\n";
+    if (others)
+        text +=
+            "  Learned tensors left out are initialised from weight_seed; the result then says \"default weights\".\n";
     if (optional) text += "  Optional weights left out are not applied.\n";
     return text;
 }
@@ -54,9 +62,16 @@ Json describe_json(const MechanismRecord& mechanism) {
                          .set("help", option.help));
     for (const PortRecord& port : mechanism.ports) {
         if ((port.flags & ATTEND_WEIGHT) != 0)
-            weights.push(Json::object().set("name", port.name).set("shape", port.shape).set("init", initialiser_text(port.init)));
+            weights.push(Json::object()
+                             .set("name", port.name)
+                             .set("shape", port.shape)
+                             .set("init", initialiser_text(port.init)));
         else if ((port.flags & ATTEND_INPUT) != 0)
-            inputs.push(Json::object().set("name", port.name).set("shape", port.shape).set("dtypes", json_list(dtype_names(port.dtypes))).set("help", port.help));
+            inputs.push(Json::object()
+                            .set("name", port.name)
+                            .set("shape", port.shape)
+                            .set("dtypes", json_list(dtype_names(port.dtypes)))
+                            .set("help", port.help));
     }
     return Json::object()
         .set("name", mechanism.shadowed_by.empty() ? mechanism.name : mechanism.qualified_name())
@@ -72,37 +87,50 @@ Json describe_json(const MechanismRecord& mechanism) {
 }
 
 std::string describe_text(const MechanismRecord& mechanism) {
-    std::string text = bold(mechanism.name) + (mechanism.title.empty() ? "" : ": " + mechanism.title) + "\n" + mechanism.summary + "\n\n";
-    text += aligned({{"category", mechanism.category},
-                     {"source", mechanism.reference.empty() ? "-" : mechanism.reference},
-                     {"complexity", "time " + mechanism.time_complexity + ", memory " + mechanism.space_complexity},
-                     {"numerics", numerics_name(mechanism.numerics)},
-                     {"capabilities", join(capability_names(mechanism.caps))},
-                     {"dtypes", join(dtype_names(mechanism.dtypes))},
-                     {"plugin", mechanism.plugin_id + " " + mechanism.plugin_version + ", back end " + mechanism.backend},
-                     {"file", mechanism.plugin_path}});
+    std::string text = bold(mechanism.name) + (mechanism.title.empty() ? "" : ": " + mechanism.title) + "\n" +
+                       mechanism.summary + "\n\n";
+    text +=
+        aligned({{"category", mechanism.category},
+                 {"source", mechanism.reference.empty() ? "-" : mechanism.reference},
+                 {"complexity", "time " + mechanism.time_complexity + ", memory " + mechanism.space_complexity},
+                 {"numerics", numerics_name(mechanism.numerics)},
+                 {"capabilities", join(capability_names(mechanism.caps))},
+                 {"dtypes", join(dtype_names(mechanism.dtypes))},
+                 {"plugin", mechanism.plugin_id + " " + mechanism.plugin_version + ", back end " + mechanism.backend},
+                 {"file", mechanism.plugin_path}});
     Table options({"name", "type", "default", "accepted", "meaning"});
     for (const OptionSpec& option : mechanism.options)
-        options.add({option.name, option_type_name(option.type), option.default_value && !option.default_value->is_null() ? shown_value(*option.default_value) : option.required ? "required" : "-",
+        options.add({option.name, option_type_name(option.type),
+                     option.default_value && !option.default_value->is_null() ? shown_value(*option.default_value)
+                     : option.required                                        ? "required"
+                                                                              : "-",
                      accepted_values(option), option.help});
     text += "\n" + bold("Options") + "\n" + (options.empty() ? "  none\n" : options.text("  "));
-    Table inputs({"name", "shape", "dtypes", "", "meaning"}), weights({"name", "shape", "initialised by", "meaning"}), outputs({"name", "shape", "meaning"});
+    Table inputs({"name", "shape", "dtypes", "", "meaning"}), weights({"name", "shape", "initialised by", "meaning"}),
+        outputs({"name", "shape", "meaning"});
     for (const PortRecord& port : mechanism.ports) {
         if ((port.flags & ATTEND_WEIGHT) != 0)
-            weights.add({port.name, port.shape, (port.flags & ATTEND_OPTIONAL) != 0 && port.init.empty() ? "- (optional)" : initialiser_text(port.init), port.help});
+            weights.add({port.name, port.shape,
+                         (port.flags & ATTEND_OPTIONAL) != 0 && port.init.empty() ? "- (optional)"
+                                                                                  : initialiser_text(port.init),
+                         port.help});
         else if ((port.flags & ATTEND_INPUT) != 0)
-            inputs.add({port.name, port.shape, join(dtype_names(port.dtypes), ","), (port.flags & ATTEND_OPTIONAL) != 0 || !port.init.empty() ? "optional" : "", port.help});
+            inputs.add({port.name, port.shape, join(dtype_names(port.dtypes), ","),
+                        (port.flags & ATTEND_OPTIONAL) != 0 || !port.init.empty() ? "optional" : "", port.help});
         else
             outputs.add({port.name, port.shape, port.help});
     }
     text += "\n" + bold("Inputs") + "\n" + (inputs.empty() ? "  none\n" : inputs.text("  "));
-    text += "\n" + bold("Weights") + "\n" + (weights.empty() ? "  none\n" : weights.text("  ") + left_out_text(mechanism));
+    text +=
+        "\n" + bold("Weights") + "\n" + (weights.empty() ? "  none\n" : weights.text("  ") + left_out_text(mechanism));
     text += "\n" + bold("Outputs") + "\n" + outputs.text("  ");
     return text;
 }
 
 Result<Outcome> run(const std::optional<std::string>& name, const GlobalFlags& flags) {
-    if (!name) return wrong_use("describe: no mechanism is named; accepted: attend describe MECHANISM", "`attend list` shows all");
+    if (!name)
+        return wrong_use("describe: no mechanism is named; accepted: attend describe MECHANISM",
+                         "`attend list` shows all");
     Result<Session> session = open_session(flags);
     if (!session) return session.error();
     Result<MechanismPtr> mechanism = find_mechanism(*session->service, *name, "describe");
@@ -113,9 +141,10 @@ Result<Outcome> run(const std::optional<std::string>& name, const GlobalFlags& f
 }  // namespace
 
 void add_describe(Commands& commands) {
-    CLI::App& command = commands.add("describe", "Describes one mechanism: source, options, inputs, weights, capabilities, numerics.",
-                                     "  attend describe flash-attention-v2       options with type, default and range\n"
-                                     "  attend describe standard-mha --json      the same for a program");
+    CLI::App& command =
+        commands.add("describe", "Describes one mechanism: source, options, inputs, weights, capabilities, numerics.",
+                     "  attend describe flash-attention-v2       options with type, default and range\n"
+                     "  attend describe standard-mha --json      the same for a program");
     auto name = std::make_shared<std::optional<std::string>>();
     command.add_option("MECHANISM", *name, "Name, or PLUGIN_ID/NAME")->type_name("");
     commands.handle(command, [name](const GlobalFlags& flags) { return run(*name, flags); });

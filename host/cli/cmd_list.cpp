@@ -33,7 +33,8 @@ Result<std::uint64_t> parse_caps(const std::string& text) {
 
 Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
     const auto known_categories = categories();
-    if (filters.category && std::find(known_categories.begin(), known_categories.end(), *filters.category) == known_categories.end())
+    if (filters.category &&
+        std::find(known_categories.begin(), known_categories.end(), *filters.category) == known_categories.end())
         return unknown_name("--category", "category", *filters.category, known_categories);
     Result<std::uint64_t> caps = filters.caps ? parse_caps(*filters.caps) : Result<std::uint64_t>(std::uint64_t{0});
     if (!caps) return caps.error();
@@ -43,7 +44,8 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
         std::vector<std::string> ids;
         for (const PluginReport& report : session->service->plugin_reports())
             if (report.loaded) ids.push_back(report.id);
-        if (std::find(ids.begin(), ids.end(), *filters.from) == ids.end()) return unknown_name("--from", "plugin", *filters.from, ids);
+        if (std::find(ids.begin(), ids.end(), *filters.from) == ids.end())
+            return unknown_name("--from", "plugin", *filters.from, ids);
     }
 
     Json list = Json::array();
@@ -54,7 +56,8 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
         if (filters.accelerated && mechanism->backend == "baseline") continue;
         if (!mechanism->has(*caps)) continue;
         const std::string name = mechanism->shadowed_by.empty() ? mechanism->name : mechanism->qualified_name();
-        const std::vector<std::string> capabilities = capability_names(mechanism->caps), dtypes = dtype_names(mechanism->dtypes);
+        const std::vector<std::string> capabilities = capability_names(mechanism->caps),
+                                       dtypes = dtype_names(mechanism->dtypes);
         list.push(Json::object()
                       .set("name", name)
                       .set("category", mechanism->category)
@@ -63,7 +66,8 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
                       .set("dtypes", json_list(dtypes))
                       .set("plugin", mechanism->plugin_id)
                       .set("backend", mechanism->backend));
-        table.add({name, mechanism->category, mechanism->time_complexity, join(capabilities, ","), join(dtypes, ","), mechanism->plugin_id, mechanism->backend});
+        table.add({name, mechanism->category, mechanism->time_complexity, join(capabilities, ","), join(dtypes, ","),
+                   mechanism->plugin_id, mechanism->backend});
     }
     if (flags.json) return Outcome{exit_done, json_text(Json::object().set("mechanisms", std::move(list)))};
     return Outcome{exit_done, table.empty() ? "no mechanism passes the filters\n" : table.text()};
@@ -72,14 +76,17 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
 }  // namespace
 
 void add_list(Commands& commands) {
-    CLI::App& command = commands.add("list", "Lists every mechanism: what it is, what it can do, and which plugin brings it.",
-                                     "  attend list --category flash           the mechanisms of one category\n"
-                                     "  attend list --caps CAUSAL,GQA --json   those that take both, for a program");
+    CLI::App& command =
+        commands.add("list", "Lists every mechanism: what it is, what it can do, and which plugin brings it.",
+                     "  attend list --category flash           the mechanisms of one category\n"
+                     "  attend list --caps CAUSAL,GQA --json   those that take both, for a program");
     auto filters = std::make_shared<Filters>();
-    command.add_option("--category", filters->category, "Only this category: " + join_names(categories()))->type_name("CATEGORY");
+    command.add_option("--category", filters->category, "Only this category: " + join_names(categories()))
+        ->type_name("CATEGORY");
     command.add_option("--from", filters->from, "Only mechanisms of this plugin")->type_name("PLUGIN_ID");
     command.add_flag("--accelerated", filters->accelerated, "Only mechanisms whose back end is wider than baseline");
-    command.add_option("--caps", filters->caps, "Only mechanisms with all of these capabilities, separated by commas")->type_name("CAPS");
+    command.add_option("--caps", filters->caps, "Only mechanisms with all of these capabilities, separated by commas")
+        ->type_name("CAPS");
     commands.handle(command, [filters](const GlobalFlags& flags) { return run(*filters, flags); });
 }
 

@@ -3,69 +3,24 @@
 #include "attend/config/rules.hpp"
 #include "command.hpp"
 #include "errors.hpp"
+#include "recommend_request.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
 namespace attend::cli {
 namespace {
 
-struct Request {
-    std::optional<std::string> sequence_length, sequence_length_k, batch, heads, dim, max_error, memory_budget;
-    bool causal{false}, hierarchical{false}, graph{false}, moe{false};
-    std::vector<std::string> variables;
-};
-
-Result<RequestFacts> facts_of(const Request& request) {
-    RequestFacts facts;
-    // One variable, whichever of its spellings was used, may come once.
-    const auto supply = [&](const std::string& place, const std::string& name, RuleValue value) -> Result<void> {
-        const RuleVariableInfo* info = find_rule_variable(name);
-        for (const auto& [known, unused] : facts)
-            if (known == name || (info != nullptr && find_rule_variable(known) == info))
-                return wrong_use(place + ": variable \"" + name + "\" is given twice; accepted: every variable once");
-        facts.emplace(name, std::move(value));
-        return {};
-    };
-    struct Number {
-        const char *flag, *variable;
-        const std::optional<std::string>* text;
-    };
-    for (const Number& number : {Number{"--sequence-length", "seqLen", &request.sequence_length}, Number{"--sequence-length-k", "seqLenK", &request.sequence_length_k},
-                                 Number{"--batch", "batchSize", &request.batch}, Number{"--heads", "heads", &request.heads}, Number{"--dim", "headDim", &request.dim},
-                                 Number{"--max-error", "maxError", &request.max_error}, Number{"--memory-budget", "memoryBudget", &request.memory_budget}}) {
-        if (!*number.text) continue;
-        RuleValue value = rule_value_from_text(number.variable, **number.text);
-        if (!std::holds_alternative<double>(value)) return wrong_use(std::string(number.flag) + ": is \"" + **number.text + "\"; accepted: a number");
-        if (auto done = supply(number.flag, number.variable, std::move(value)); !done) return done.error();
-    }
-    for (const auto& [variable, given] : {std::pair("causal", request.causal), std::pair("hierarchical", request.hierarchical), std::pair("graph", request.graph), std::pair("moe", request.moe)})
-        if (given)
-            if (auto done = supply(std::string("--") + variable, variable, true); !done) return done.error();
-    for (const std::string& text : request.variables) {
-        const std::size_t equals = text.find('=');
-        if (equals == std::string::npos || equals == 0) return wrong_use("--var: is \"" + text + "\"; accepted: NAME=VALUE");
-        const std::string name = text.substr(0, equals);
-        if (find_rule_variable(name) == nullptr) {
-            std::vector<std::string> known;
-            for (const RuleVariableInfo& info : rule_variables()) known.push_back(info.name);
-            return unknown_name("--var", "variable", name, known);
-        }
-        if (auto done = supply("--var", name, rule_value_from_text(name, text.substr(equals + 1))); !done) return done.error();
-    }
-    const RuleVariableInfo* length = find_rule_variable("seqLen");
-    if (std::none_of(facts.begin(), facts.end(), [&](const auto& fact) { return find_rule_variable(fact.first) == length; }))
-        return wrong_use("recommend: the length of the sequence is missing; accepted: --sequence-length N");
-    return facts;
+bool is_index(const std::string& rule) {
+    return !rule.empty() && rule.find_first_not_of("0123456789") == std::string::npos;
 }
-
-bool is_index(const std::string& rule) { return !rule.empty() && rule.find_first_not_of("0123456789") == std::string::npos; }
 
 Json candidate_json(const Candidate& candidate, bool rejected) {
     Json json = Json::object();
     Json options = Json::object();
     for (const auto& [name, value] : candidate.options) options.set(name, value);
     json.set("mechanism", candidate.mechanism).set("options", std::move(options));
-    json.set("rule", is_index(candidate.rule) ? Json(static_cast<std::int64_t>(std::stoll(candidate.rule))) : Json(candidate.rule));
+    json.set("rule", is_index(candidate.rule) ? Json(static_cast<std::int64_t>(std::stoll(candidate.rule)))
+                                              : Json(candidate.rule));
     if (!candidate.rule_text.empty()) json.set("rule_text", candidate.rule_text);
     json.set("exactness", candidate.exactness);
     json.set("error_bound", candidate.error_bound ? Json(*candidate.error_bound) : Json("unbounded"));
@@ -83,8 +38,10 @@ Json recommendation_json(const Recommendation& result) {
     for (const Candidate& candidate : result.rejected) rejected.push(candidate_json(candidate, true));
     for (const TraceStep& step : result.trace) {
         Json json = Json::object().set("index", step.index).set("text", step.text);
-        if (!step.error.empty()) json.set("error", step.error);
-        else if (step.value) json.set("value", *step.value);
+        if (!step.error.empty())
+            json.set("error", step.error);
+        else if (step.value)
+            json.set("value", *step.value);
         if (!step.skipped_because.empty()) json.set("skipped_because", step.skipped_because);
         trace.push(std::move(json));
     }
@@ -110,16 +67,22 @@ std::string recommendation_text(const Recommendation& result, const Config& conf
         Json options = Json::object();
         for (const auto& [name, value] : first.options) options.set(name, value);
         text += bold(*result.selected) + "\n" +
-                aligned({{"because", join(first.reasons, "; ")}, {"options", first.options.empty() ? "defaults" : write_json(options)},
-                         {"numerics", first.exactness}, {"predicted", predicted(first)}}, "  ");
+                aligned({{"because", join(first.reasons, "; ")},
+                         {"options", first.options.empty() ? "defaults" : write_json(options)},
+                         {"numerics", first.exactness},
+                         {"predicted", predicted(first)}},
+                        "  ");
     } else {
         text += "no mechanism serves this request\n";
     }
     if (!result.trace.empty()) {
         Table rules({"rule", "", "condition", ""});
         for (const TraceStep& step : result.trace)
-            rules.add({std::to_string(step.index), !step.error.empty() ? "error" : step.value.value_or(false) ? (step.skipped_because.empty() ? "selected" : "skipped") : "false", step.text,
-                       !step.error.empty() ? one_line(step.error) : step.skipped_because});
+            rules.add({std::to_string(step.index),
+                       !step.error.empty()          ? "error"
+                       : step.value.value_or(false) ? (step.skipped_because.empty() ? "selected" : "skipped")
+                                                    : "false",
+                       step.text, !step.error.empty() ? one_line(step.error) : step.skipped_because});
         text += "\n" + bold("Rules in order") + "\n" + rules.text("  ");
     }
     if (result.recommendations.size() > 1) {
@@ -132,20 +95,26 @@ std::string recommendation_text(const Recommendation& result, const Config& conf
     }
     if (!result.rejected.empty()) {
         Table rejected({"mechanism", "check", "reason"});
-        for (const Candidate& candidate : result.rejected) rejected.add({candidate.mechanism, candidate.check, join(candidate.reasons, "; ")});
+        for (const Candidate& candidate : result.rejected)
+            rejected.add({candidate.mechanism, candidate.check, join(candidate.reasons, "; ")});
         text += "\n" + bold("Rejected") + "\n" + rejected.text("  ");
     }
     Table changes({});
     for (const TraceStep& step : result.trace)
-        if (step.error.empty() && !step.value.value_or(false)) changes.add({"rule " + std::to_string(step.index) + ", if it held, would choose " + config.rules[step.index].mechanism + ":", step.text});
+        if (step.error.empty() && !step.value.value_or(false))
+            changes.add({"rule " + std::to_string(step.index) + ", if it held, would choose " +
+                             config.rules[step.index].mechanism + ":",
+                         step.text});
     if (!result.trace.empty() || result.selected)
-        changes.add({"lengths beyond", std::to_string(config.service.long_sequence_threshold) + ", where no rule decides, go to " +
-                                           (config.service.allow_approximate ? config.service.fallback_mechanism : config.service.default_mechanism)});
+        changes.add({"lengths beyond", std::to_string(config.service.long_sequence_threshold) +
+                                           ", where no rule decides, go to " +
+                                           (config.service.allow_approximate ? config.service.fallback_mechanism
+                                                                             : config.service.default_mechanism)});
     if (!changes.empty()) text += "\n" + bold("What would change the choice") + "\n" + changes.text("  ");
     return text;
 }
 
-Result<Outcome> run(const Request& request, const GlobalFlags& flags) {
+Result<Outcome> run(const RequestFlags& request, const GlobalFlags& flags) {
     Result<RequestFacts> facts = facts_of(request);
     if (!facts) return facts.error();
     Result<Session> session = open_session(flags, Refusals::stop, Rules::used);
@@ -153,28 +122,19 @@ Result<Outcome> run(const Request& request, const GlobalFlags& flags) {
     Result<Recommendation> result = session->service->recommend(*facts);
     if (!result) return result.error();
     return Outcome{result->selected ? exit_done : exit_found_problem,
-                   flags.json ? json_text(recommendation_json(*result)) : recommendation_text(*result, session->settings.service.config)};
+                   flags.json ? json_text(recommendation_json(*result))
+                              : recommendation_text(*result, session->settings.service.config)};
 }
 
 }  // namespace
 
 void add_recommend(Commands& commands) {
-    CLI::App& command = commands.add("recommend", "Says which mechanism the selector would pick for a request, and why.",
-                                     "  attend recommend --sequence-length 16384 --causal              the choice, every rule, what was rejected\n"
-                                     "  attend recommend --sequence-length 1 --var seqLenK=8192 --json  any variable of the rules, for a program");
-    auto request = std::make_shared<Request>();
-    command.add_option("--sequence-length", request->sequence_length, "Queries (variable seqLen)")->type_name("N");
-    command.add_option("--sequence-length-k", request->sequence_length_k, "Keys (seqLenK); default: as many as queries")->type_name("M");
-    command.add_option("--batch", request->batch, "Items (batchSize)")->type_name("B");
-    command.add_option("--heads", request->heads, "Query heads (heads)")->type_name("H");
-    command.add_option("--dim", request->dim, "Width of a head (headDim)")->type_name("D");
-    command.add_flag("--causal", request->causal, "Keys after the query are hidden (causal)");
-    command.add_flag("--hierarchical", request->hierarchical, "The data form a hierarchy (hierarchical)");
-    command.add_flag("--graph", request->graph, "A graph will be supplied (graph)");
-    command.add_flag("--moe", request->moe, "Experts are wanted (moe)");
-    command.add_option("--max-error", request->max_error, "Largest error bound that is accepted (maxError)")->type_name("E");
-    command.add_option("--memory-budget", request->memory_budget, "Bytes that the call may use (memoryBudget)")->type_name("BYTES");
-    command.add_option("--var", request->variables, "Any variable of the rules, repeatable")->type_name("NAME=VALUE")->allow_extra_args(false);
+    CLI::App& command = commands.add(
+        "recommend", "Says which mechanism the selector would pick for a request, and why.",
+        "  attend recommend --sequence-length 16384 --causal              the choice, every rule, what was rejected\n"
+        "  attend recommend --sequence-length 1 --var seqLenK=8192 --json  any variable of the rules, for a program");
+    auto request = std::make_shared<RequestFlags>();
+    declare_flags(command, *request);
     commands.handle(command, [request](const GlobalFlags& flags) { return run(*request, flags); });
 }
 

@@ -15,7 +15,14 @@
 
 namespace attend::cli {
 
-enum ExitStatus : int { exit_done = 0, exit_found_problem = 1, exit_wrong_use = 2, exit_plugin = 3, exit_machine = 4, exit_interrupted = 130 };
+enum ExitStatus : int {
+    exit_done = 0,
+    exit_found_problem = 1,
+    exit_wrong_use = 2,
+    exit_plugin = 3,
+    exit_machine = 4,
+    exit_interrupted = 130
+};
 
 struct Outcome {
     int status{exit_done};
@@ -35,7 +42,8 @@ class Commands {
 public:
     explicit Commands(CLI::App& root) : root_(root) {}
     // A command below `parent` (the program itself where null). `examples` are two command lines with their meaning.
-    CLI::App& add(const std::string& name, const std::string& help, const std::string& examples, CLI::App* parent = nullptr);
+    CLI::App& add(const std::string& name, const std::string& help, const std::string& examples,
+                  CLI::App* parent = nullptr);
     void handle(const CLI::App& command, Handler handler) { handlers_[&command] = std::move(handler); }
     // The handler of the command that was called; null for a group without its sub-command.
     [[nodiscard]] const Handler* handler_of(const CLI::App& command) const;

@@ -12,7 +12,8 @@ namespace attend::cli {
 namespace {
 
 const Json* find(const NamedValues& values, const std::string& folded) {
-    const auto at = std::find_if(values.begin(), values.end(), [&](const auto& entry) { return fold_name(entry.first) == folded; });
+    const auto at =
+        std::find_if(values.begin(), values.end(), [&](const auto& entry) { return fold_name(entry.first) == folded; });
     return at == values.end() ? nullptr : &at->second;
 }
 
@@ -27,10 +28,12 @@ Result<NamedValues> read_file(const std::string& path) {
     if (!stream.good() && !stream.eof()) return wrong_use(path + ": cannot be read; accepted: a JSON file of options");
     Result<Json> json = parse_json(text, path);
     if (!json) return json.error();
-    if (!json->is_object()) return wrong_use(path + ": is " + json->kind() + "; accepted: an object of options by name");
+    if (!json->is_object())
+        return wrong_use(path + ": is " + json->kind() + "; accepted: an object of options by name");
     NamedValues values;
     for (const auto& [name, value] : json->as_object()) {
-        if (find(values, fold_name(name)) != nullptr) return wrong_use(path + ": option \"" + fold_name(name) + "\" is given twice; accepted: every option once");
+        if (find(values, fold_name(name)) != nullptr)
+            return wrong_use(path + ": option \"" + fold_name(name) + "\" is given twice; accepted: every option once");
         values.emplace_back(name, value);
     }
     return values;
@@ -52,15 +55,20 @@ Result<CallOptions> collect_options(const OptionFlags& flags, const MechanismRec
     NamedValues written;  // by --set and shorthands; each option once
     const auto write = [&](const std::string& place, const std::string& name, Json value) -> Result<void> {
         const Json* before = find(written, fold_name(name));
-        if (before == nullptr) written.emplace_back(name, std::move(value));
-        else if (!(*before == value)) return wrong_use(place + ": option \"" + fold_name(name) + "\" is given twice, as " + shown_value(*before) + " and " + shown_value(value) + "; accepted: every option once");
+        if (before == nullptr)
+            written.emplace_back(name, std::move(value));
+        else if (!(*before == value))
+            return wrong_use(place + ": option \"" + fold_name(name) + "\" is given twice, as " + shown_value(*before) +
+                             " and " + shown_value(value) + "; accepted: every option once");
         return {};
     };
     for (const std::string& set : flags.sets) {
         const std::size_t equals = set.find('=');
-        if (equals == std::string::npos || equals == 0) return wrong_use("--set: is \"" + set + "\"; accepted: name=value");
+        if (equals == std::string::npos || equals == 0)
+            return wrong_use("--set: is \"" + set + "\"; accepted: name=value");
         const std::string name = set.substr(0, equals);
-        if (auto done = write("--set", name, read_value(mechanism, name, set.substr(equals + 1))); !done) return done.error();
+        if (auto done = write("--set", name, read_value(mechanism, name, set.substr(equals + 1))); !done)
+            return done.error();
     }
     if (flags.causal)
         if (auto done = write("--causal", "causal", true); !done) return done.error();
@@ -68,17 +76,23 @@ Result<CallOptions> collect_options(const OptionFlags& flags, const MechanismRec
         const char *flag, *option;
         const std::optional<std::string>* text;
     };
-    for (const Shorthand& shorthand : {Shorthand{"--scale", "scale", &flags.scale}, Shorthand{"--softcap", "softcap", &flags.softcap},
-                                       Shorthand{"--window-size", "window_size", &flags.window_size}, Shorthand{"--dropout", "dropout", &flags.dropout},
-                                       Shorthand{"--weight-seed", "weight_seed", &flags.weight_seed}})
+    for (const Shorthand& shorthand :
+         {Shorthand{"--scale", "scale", &flags.scale}, Shorthand{"--softcap", "softcap", &flags.softcap},
+          Shorthand{"--window-size", "window_size", &flags.window_size},
+          Shorthand{"--dropout", "dropout", &flags.dropout},
+          Shorthand{"--weight-seed", "weight_seed", &flags.weight_seed}})
         if (*shorthand.text)
-            if (auto done = write(shorthand.flag, shorthand.option, read_value(mechanism, shorthand.option, **shorthand.text)); !done) return done.error();
+            if (auto done =
+                    write(shorthand.flag, shorthand.option, read_value(mechanism, shorthand.option, **shorthand.text));
+                !done)
+                return done.error();
     if (flags.seed) {
         const Result<std::uint64_t> seed = parse_seed("--seed", *flags.seed);
         if (!seed) return seed.error();
         call.data_seed = *seed;
         if (const Json* before = find(written, "seed"); before != nullptr && !(*before == Json(*seed)))
-            return wrong_use("--seed: option \"seed\" is given twice, as " + shown_value(*before) + " and " + std::to_string(*seed) + "; accepted: every option once");
+            return wrong_use("--seed: option \"seed\" is given twice, as " + shown_value(*before) + " and " +
+                             std::to_string(*seed) + "; accepted: every option once");
         call.if_taken.emplace_back("seed", *seed);
     }
     if (flags.precision) {

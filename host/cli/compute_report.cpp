@@ -23,8 +23,10 @@ template <class Visit>
 void for_each_tensor(const ComputeReport& report, Visit visit) {
     const ForwardInputs& in = report.inputs;
     visit("query", in.query);
-    for (const auto& [name, tensor] : {std::pair("key", &in.key), std::pair("value", &in.value), std::pair("mask", &in.mask), std::pair("bias", &in.bias),
-                                       std::pair("query_lengths", &in.query_lengths), std::pair("key_lengths", &in.key_lengths)})
+    for (const auto& [name, tensor] :
+         {std::pair("key", &in.key), std::pair("value", &in.value), std::pair("mask", &in.mask),
+          std::pair("bias", &in.bias), std::pair("query_lengths", &in.query_lengths),
+          std::pair("key_lengths", &in.key_lengths)})
         if (*tensor) visit(name, **tensor);
     for (const auto& [name, tensor] : in.extra) visit("input." + name, tensor);
     for (const auto& [name, tensor] : in.weights) visit("weight." + name, tensor);
@@ -39,7 +41,9 @@ Result<void> check_output(const std::string& path, bool several) {
     const Result<io::FileFormat> format = io::tensor_file_format(path);
     if (!format) return format.error();
     if (*format == io::FileFormat::npy && several)
-        return wrong_use(path + ": .npy holds one tensor, and lse or scores are asked for; accepted for several: .safetensors, .npz");
+        return wrong_use(
+            path +
+            ": .npy holds one tensor, and lse or scores are asked for; accepted for several: .safetensors, .npz");
     return {};
 }
 
@@ -49,8 +53,9 @@ io::TensorFile output_file(const ForwardResult& result) {
     if (result.lse) file.tensors.emplace_back("lse", *result.lse);
     if (result.scores) file.tensors.emplace_back("scores", *result.scores);
     for (const auto& [name, tensor] : result.extra) file.tensors.emplace_back(name, tensor);
-    file.metadata = {{"mechanism", result.mechanism}, {"plugin", result.plugin}, {"plugin_version", result.plugin_version},
-                     {"backend", result.backend}, {"options", write_json(result.options())}, {"commit", build_commit()}};
+    file.metadata = {{"mechanism", result.mechanism},           {"plugin", result.plugin},
+                     {"plugin_version", result.plugin_version}, {"backend", result.backend},
+                     {"options", write_json(result.options())}, {"commit", build_commit()}};
     return file;
 }
 
@@ -74,9 +79,17 @@ std::string report_json(const ComputeReport& report) {
         shapes.set(name, std::move(shape));
     });
     Json json = Json::object();
-    json.set("mechanism", result.mechanism).set("reason", result.reason).set("backend", result.backend).set("threads", report.threads);
-    json.set("shapes", std::move(shapes)).set("time_ms", result.time_ms).set("gflops", gflops(result)).set("workspace_bytes", result.workspace_bytes);
-    json.set("peak_bytes", peak_bytes()).set("checksum", checksum(result.output)).set("warnings", json_list(result.warnings));
+    json.set("mechanism", result.mechanism)
+        .set("reason", result.reason)
+        .set("backend", result.backend)
+        .set("threads", report.threads);
+    json.set("shapes", std::move(shapes))
+        .set("time_ms", result.time_ms)
+        .set("gflops", gflops(result))
+        .set("workspace_bytes", result.workspace_bytes);
+    json.set("peak_bytes", peak_bytes())
+        .set("checksum", checksum(result.output))
+        .set("warnings", json_list(result.warnings));
     json.set("options", result.options()).set("plugin", result.plugin).set("plugin_version", result.plugin_version);
     json.set("exactness", result.exactness).set("precision", result.precision).set("repeat", report.repeat);
     if (report.output) json.set("output_file", *report.output);
@@ -85,12 +98,16 @@ std::string report_json(const ComputeReport& report) {
 
 std::string report_text(const ComputeReport& report) {
     const ForwardResult& result = report.result;
-    std::vector<std::pair<std::string, std::string>> lines{{"mechanism", result.mechanism + " (" + result.exactness + "), " + result.plugin + " " + result.plugin_version},
-                                                           {"reason", result.reason},
-                                                           {"options", write_json(result.options())},
-                                                           {"back end", result.backend + ", " + std::to_string(report.threads) + " threads, " + result.precision}};
-    for_each_tensor(report, [&](const std::string& name, const Tensor& tensor) { lines.emplace_back(name, shape_text(tensor.shape) + " " + dtype_name(tensor.dtype)); });
-    lines.emplace_back("time", number_text(result.time_ms) + " ms" + (report.repeat > 1 ? " (median of " + std::to_string(report.repeat) + ")" : ""));
+    std::vector<std::pair<std::string, std::string>> lines{
+        {"mechanism", result.mechanism + " (" + result.exactness + "), " + result.plugin + " " + result.plugin_version},
+        {"reason", result.reason},
+        {"options", write_json(result.options())},
+        {"back end", result.backend + ", " + std::to_string(report.threads) + " threads, " + result.precision}};
+    for_each_tensor(report, [&](const std::string& name, const Tensor& tensor) {
+        lines.emplace_back(name, shape_text(tensor.shape) + " " + dtype_name(tensor.dtype));
+    });
+    lines.emplace_back("time", number_text(result.time_ms) + " ms" +
+                                   (report.repeat > 1 ? " (median of " + std::to_string(report.repeat) + ")" : ""));
     if (result.flops > 0) lines.emplace_back("speed", number_text(gflops(result)) + " GFLOP/s");
     lines.emplace_back("workspace", bytes_text(static_cast<double>(result.workspace_bytes)));
     lines.emplace_back("peak memory", bytes_text(static_cast<double>(peak_bytes())));

@@ -42,7 +42,8 @@ std::string error_text(const Error& error) {
     std::string text = "attend: " + one_line(error.message) + "\n";
     if (error.hint.empty()) return text;
     // The hint of a rule is its condition and the caret line below it.
-    if (error.code == ErrorCode::rule && error.hint.find('\n') != std::string::npos) return text + error.hint + (error.hint.back() == '\n' ? "" : "\n");
+    if (error.code == ErrorCode::rule && error.hint.find('\n') != std::string::npos)
+        return text + error.hint + (error.hint.back() == '\n' ? "" : "\n");
     return text + "hint: " + one_line(error.hint) + "\n";
 }
 
@@ -50,23 +51,28 @@ void warn(bool quiet, const std::string& text) {
     if (!quiet) std::fputs(("attend: warning: " + one_line(text) + "\n").c_str(), stderr);
 }
 
-Error wrong_use(std::string message, std::string hint) { return {ErrorCode::input, std::move(message), std::move(hint)}; }
+Error wrong_use(std::string message, std::string hint) {
+    return {ErrorCode::input, std::move(message), std::move(hint)};
+}
 
 Error as_input_error(Error error) {
     if (error.code == ErrorCode::io) error.code = ErrorCode::input;
     return error;
 }
 
-Error unknown_name(const std::string& place, const std::string& what, std::string_view name, std::span<const std::string> known) {
+Error unknown_name(const std::string& place, const std::string& what, std::string_view name,
+                   std::span<const std::string> known) {
     const std::string nearest = did_you_mean(name, known);
-    return wrong_use(place + ": unknown " + what + " \"" + std::string(name) + "\"" + (nearest.empty() ? "; accepted: " + join_names(known) : nearest));
+    return wrong_use(place + ": unknown " + what + " \"" + std::string(name) + "\"" +
+                     (nearest.empty() ? "; accepted: " + join_names(known) : nearest));
 }
 
 Result<std::int64_t> parse_count(const std::string& flag, std::string_view text, std::int64_t least) {
     std::int64_t value = 0;
     const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (status != std::errc{} || end != text.data() + text.size() || value < least)
-        return wrong_use(flag + ": is \"" + std::string(text) + "\"; accepted: integer of at least " + std::to_string(least));
+        return wrong_use(flag + ": is \"" + std::string(text) + "\"; accepted: integer of at least " +
+                         std::to_string(least));
     return value;
 }
 

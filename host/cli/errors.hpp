@@ -13,7 +13,8 @@ namespace attend::cli {
 
 [[nodiscard]] int exit_status_of(const Error& error);
 
-// `attend: <message>` and, where there is one, `hint: ...`; an error in a rule is followed by the condition and a caret line.
+// `attend: <message>` and, where there is one, `hint: ...`; an error in a rule is followed by the condition and a caret
+// line.
 [[nodiscard]] std::string error_text(const Error& error);
 
 // On standard error, unless --quiet.

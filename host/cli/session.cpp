@@ -96,14 +96,21 @@ Result<void> apply_overrides(const GlobalFlags& flags, Settings& settings) {
     const auto from_environment = [](const std::string& name) { return Origin{Origin::Kind::environment, name}; };
     if (auto backend = variable("ATTEND_BACKEND", "RUVECTOR_ATTN_BACKEND")) {
         const std::string value = backend->name == "ATTEND_BACKEND" ? backend->value : older_backend(backend->value);
-        if (auto done = override_setting(config, "service.backend", value, from_environment(backend->name)); !done) return done;
+        if (auto done = override_setting(config, "service.backend", value, from_environment(backend->name)); !done)
+            return done;
     }
     if (auto threads = variable("ATTEND_THREADS", "RUVECTOR_ATTN_THREADS"))
-        if (auto done = override_setting(config, "service.threads", threads->value, from_environment(threads->name)); !done) return done;
+        if (auto done = override_setting(config, "service.threads", threads->value, from_environment(threads->name));
+            !done)
+            return done;
     if (flags.backend)
-        if (auto done = override_setting(config, "service.backend", *flags.backend, {Origin::Kind::flag, "--backend"}); !done) return done;
+        if (auto done = override_setting(config, "service.backend", *flags.backend, {Origin::Kind::flag, "--backend"});
+            !done)
+            return done;
     if (flags.threads)
-        if (auto done = override_setting(config, "service.threads", *flags.threads, {Origin::Kind::flag, "--threads"}); !done) return done;
+        if (auto done = override_setting(config, "service.threads", *flags.threads, {Origin::Kind::flag, "--threads"});
+            !done)
+            return done;
     if (auto block = variable("ATTEND_BLOCK_SIZE", "RUVECTOR_ATTN_BLOCK_SIZE")) {
         const Result<std::int64_t> value = parse_count(block->name, block->value, 0);
         if (!value) return value.error();
@@ -118,11 +125,15 @@ Result<void> apply_overrides(const GlobalFlags& flags, Settings& settings) {
 }
 
 bool asked_for(const std::string& origin) {
-    return origin == "--plugin" || origin == "--plugin-dir" || origin == "config" || origin == "ATTEND_PLUGIN_PATH" || origin == "built-in";
+    return origin == "--plugin" || origin == "--plugin-dir" || origin == "config" || origin == "ATTEND_PLUGIN_PATH" ||
+           origin == "built-in";
 }
 
 Error refusal(const PluginReport& report) {
-    return {ErrorCode::plugin, report.path + ": refused at stage " + report.failure.stage + ", " + report.failure.code + ": " + report.failure.sentence, report.failure.hint};
+    return {ErrorCode::plugin,
+            report.path + ": refused at stage " + report.failure.stage + ", " + report.failure.code + ": " +
+                report.failure.sentence,
+            report.failure.hint};
 }
 
 }  // namespace
@@ -183,13 +194,15 @@ Result<Session> open_session(const GlobalFlags& flags, Refusals refusals, Rules 
         if (!dir.note.empty() && dir.candidates == 0 && !dir.note.starts_with("holds no") && asked_for(dir.origin))
             warn(flags.quiet, dir.path.string() + " (" + dir.origin + "): " + dir.note);
     if (!session.settings.built_in_config) {
-        const std::vector<Error> problems = reference_problems(session.settings.service.config, *session.service->registry());
+        const std::vector<Error> problems =
+            reference_problems(session.settings.service.config, *session.service->registry());
         if (!problems.empty()) return problems.front();
     }
     return session;
 }
 
-Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::string& name, const std::string& place) {
+Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::string& name,
+                                    const std::string& place) {
     Result<MechanismPtr> found = service.registry()->get(name, place);
     if (found) return found;
     const std::size_t slash = name.find('/');
@@ -197,7 +210,9 @@ Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::
     // What was refused in the child process has no id here, but then the sentence begins with it.
     const std::string id = name.substr(0, slash);
     for (const PluginReport& report : service.plugin_reports())
-        if (!report.loaded && (report.id == id || report.failure.sentence.starts_with(id + ":") || report.failure.sentence.starts_with(id + " "))) return refusal(report);
+        if (!report.loaded && (report.id == id || report.failure.sentence.starts_with(id + ":") ||
+                               report.failure.sentence.starts_with(id + " ")))
+            return refusal(report);
     return found;
 }
 

@@ -26,7 +26,8 @@ struct Settings {
 };
 
 // `file` replaces the choice of --config, environment and per-user configuration.
-[[nodiscard]] Result<Settings> load_settings(const GlobalFlags& flags, const std::optional<std::string>& file = std::nullopt);
+[[nodiscard]] Result<Settings> load_settings(const GlobalFlags& flags,
+                                             const std::optional<std::string>& file = std::nullopt);
 
 enum class Refusals { stop, report };  // what a refused --plugin FILE means
 enum class Rules { used, unused };
@@ -39,12 +40,14 @@ struct Session {
 // Stops at the first problem of the configuration and, with Refusals::stop, at a refused --plugin FILE. Warns about
 // plugins refused in folders that somebody named and about such folders that cannot be searched. Rules of the built-in
 // configuration are not checked for commands that do not use them, so that those work without its mechanisms.
-[[nodiscard]] Result<Session> open_session(const GlobalFlags& flags, Refusals refusals = Refusals::stop, Rules rules = Rules::unused);
+[[nodiscard]] Result<Session> open_session(const GlobalFlags& flags, Refusals refusals = Refusals::stop,
+                                           Rules rules = Rules::unused);
 
 // Every mechanism that the configuration file names and nobody provides, outside the rules.
 [[nodiscard]] std::vector<Error> reference_problems(const Config& config, const RegistrySnapshot& registry);
 
 // The mechanism, or why not: unknown (exit status 2), or of a plugin that was refused (3).
-[[nodiscard]] Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::string& name, const std::string& place);
+[[nodiscard]] Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::string& name,
+                                                  const std::string& place);
 
 }  // namespace attend::cli

@@ -16,12 +16,14 @@ namespace {
 bool color_wanted() {
     const char* no_color = ::getenv("NO_COLOR");
     const char* term = ::getenv("TERM");
-    return ::isatty(STDOUT_FILENO) != 0 && (no_color == nullptr || *no_color == '\0') && (term == nullptr || std::string_view(term) != "dumb");
+    return ::isatty(STDOUT_FILENO) != 0 && (no_color == nullptr || *no_color == '\0') &&
+           (term == nullptr || std::string_view(term) != "dumb");
 }
 
 // Characters, not bytes: continuation bytes of UTF-8 take no column.
 std::size_t width_of(std::string_view text) {
-    return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
+    return static_cast<std::size_t>(std::count_if(
+        text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
 }
 
 }  // namespace
@@ -35,7 +37,8 @@ std::string Table::text(std::string_view indent) const {
     std::vector<std::size_t> widths;
     const auto measure = [&](const std::vector<std::string>& row) {
         widths.resize(std::max(widths.size(), row.size()));
-        for (std::size_t column = 0; column < row.size(); ++column) widths[column] = std::max(widths[column], width_of(row[column]));
+        for (std::size_t column = 0; column < row.size(); ++column)
+            widths[column] = std::max(widths[column], width_of(row[column]));
     };
     measure(header_);
     for (const auto& row : rows_) measure(row);
@@ -68,7 +71,8 @@ std::string join(const std::vector<std::string>& words, std::string_view between
 
 std::string number_text(double number, int digits) {
     std::array<char, 64> buffer{};
-    const auto [end, status] = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, std::chars_format::general, digits);
+    const auto [end, status] =
+        std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, std::chars_format::general, digits);
     return status == std::errc{} ? std::string(buffer.data(), end) : std::string("?");
 }
 
@@ -95,8 +99,11 @@ std::vector<std::string> dtype_names(std::uint64_t mask) {
         std::uint64_t bit;
         const char* name;
     };
-    constexpr std::array table{Name{ATTEND_F32, "F32"}, Name{ATTEND_F64, "F64"}, Name{ATTEND_F16, "F16"}, Name{ATTEND_BF16, "BF16"}, Name{ATTEND_F8_E4M3, "F8_E4M3"},
-                               Name{ATTEND_F8_E5M2, "F8_E5M2"}, Name{ATTEND_I8, "I8"}, Name{ATTEND_U8, "U8"}, Name{ATTEND_I32, "I32"}, Name{ATTEND_I64, "I64"}};
+    constexpr std::array table{Name{ATTEND_F32, "F32"},         Name{ATTEND_F64, "F64"},
+                               Name{ATTEND_F16, "F16"},         Name{ATTEND_BF16, "BF16"},
+                               Name{ATTEND_F8_E4M3, "F8_E4M3"}, Name{ATTEND_F8_E5M2, "F8_E5M2"},
+                               Name{ATTEND_I8, "I8"},           Name{ATTEND_U8, "U8"},
+                               Name{ATTEND_I32, "I32"},         Name{ATTEND_I64, "I64"}};
     std::vector<std::string> names;
     for (const Name& entry : table)
         if ((mask & entry.bit) != 0) names.emplace_back(entry.name);

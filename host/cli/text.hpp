@@ -29,7 +29,8 @@ private:
 };
 
 // "name   value" lines.
-[[nodiscard]] std::string aligned(const std::vector<std::pair<std::string, std::string>>& lines, std::string_view indent = "");
+[[nodiscard]] std::string aligned(const std::vector<std::pair<std::string, std::string>>& lines,
+                                  std::string_view indent = "");
 
 [[nodiscard]] std::string join(const std::vector<std::string>& words, std::string_view between = ", ");
 [[nodiscard]] std::string number_text(double number, int digits = 4);  // significant digits

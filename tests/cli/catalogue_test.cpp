@@ -9,26 +9,32 @@ namespace {
 std::vector<std::string> names(const Run& run) {
     std::vector<std::string> found;
     const attend::Json json = run.json();
-    for (const attend::Json& mechanism : json.find("mechanisms")->as_array()) found.push_back(mechanism.find("name")->as_string());
+    for (const attend::Json& mechanism : json.find("mechanisms")->as_array())
+        found.push_back(mechanism.find("name")->as_string());
     return found;
 }
 
-bool has(const std::vector<std::string>& list, const std::string& name) { return std::find(list.begin(), list.end(), name) != list.end(); }
+bool has(const std::vector<std::string>& list, const std::string& name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
+}
 
 }  // namespace
 
 TEST_CASE("list --json holds the keys of the contract, sorted by category and name") {
     const attend::Json json = run_attend({"list", "--json"}).json();
     CHECK(json.size() == 1);
-    const std::vector<std::string> order{"multi-head", "self-attention", "cross-attention", "sparse", "linear", "flash", "moe", "extra"};
+    const std::vector<std::string> order{"multi-head", "self-attention", "cross-attention", "sparse", "linear", "flash",
+                                         "moe",        "extra"};
     std::size_t category = 0;
     std::string before;
     REQUIRE(json.find("mechanisms")->size() >= 7);
     for (const attend::Json& mechanism : json.find("mechanisms")->as_array()) {
         CHECK(mechanism.size() == 7);
-        for (const char* key : {"name", "category", "complexity", "plugin", "backend"}) CHECK(mechanism.find(key)->is_string());
+        for (const char* key : {"name", "category", "complexity", "plugin", "backend"})
+            CHECK(mechanism.find(key)->is_string());
         for (const char* key : {"capabilities", "dtypes"}) CHECK(mechanism.find(key)->is_array());
-        const auto at = static_cast<std::size_t>(std::find(order.begin(), order.end(), mechanism.find("category")->as_string()) - order.begin());
+        const auto at = static_cast<std::size_t>(
+            std::find(order.begin(), order.end(), mechanism.find("category")->as_string()) - order.begin());
         const std::string& name = mechanism.find("name")->as_string();
         CHECK(at >= category);
         if (at == category) CHECK(before < name);
@@ -59,7 +65,8 @@ TEST_CASE("list filters by capabilities") {
 }
 
 TEST_CASE("list filters by plugin") {
-    CHECK(names(run_attend({"list", "--from", "org.test.echo", "--plugin", plugin("echo"), "--json"})) == std::vector<std::string>{"echo-attention"});
+    CHECK(names(run_attend({"list", "--from", "org.test.echo", "--plugin", plugin("echo"), "--json"})) ==
+          std::vector<std::string>{"echo-attention"});
     check_error(run_attend({"list", "--from", "attend.flsh"}), 2, {"--from: unknown plugin", "attend.flash"});
 }
 
@@ -72,7 +79,8 @@ TEST_CASE("describe --json holds exactly the keys of the contract") {
     const attend::Json json = run_attend({"describe", "standard-mha", "--json"}).json();
     std::vector<std::string> keys;
     for (const auto& [key, value] : json.as_object()) keys.push_back(key);
-    CHECK(keys == std::vector<std::string>{"name", "category", "summary", "source", "complexity", "options", "weights", "inputs", "capabilities", "numerics"});
+    CHECK(keys == std::vector<std::string>{"name", "category", "summary", "source", "complexity", "options", "weights",
+                                           "inputs", "capabilities", "numerics"});
     for (const attend::Json& option : json.find("options")->as_array()) {
         CHECK(option.size() == 5);
         for (const char* key : {"name", "type", "default", "range", "help"}) CHECK(option.find(key) != nullptr);
@@ -90,22 +98,31 @@ TEST_CASE("describe --json holds exactly the keys of the contract") {
 TEST_CASE("describe for people says what happens to projections left out") {
     const Run run = run_attend({"describe", "standard-mha"});
     CHECK(run.status == 0);
-    for (const char* part : {"Options", "Inputs", "Weights", "Outputs", "not applied", "initialised"}) CHECK(contains(run.out, part));
+    for (const char* part : {"Options", "Inputs", "Weights", "Outputs", "not applied", "initialised"})
+        CHECK(contains(run.out, part));
 }
 
 TEST_CASE("describe wants a mechanism that exists") {
     check_error(run_attend({"describe"}), 2, {"no mechanism is named"});
-    check_error(run_attend({"describe", "flash-atention-v2"}), 2, {"unknown mechanism \"flash-atention-v2\"", "did you mean \"flash-attention-v2\""});
+    check_error(run_attend({"describe", "flash-atention-v2"}), 2,
+                {"unknown mechanism \"flash-atention-v2\"", "did you mean \"flash-attention-v2\""});
 }
 
 TEST_CASE("a mechanism answers to its qualified name") {
-    CHECK(run_attend({"describe", "attend.flash/flash-attention-v2", "--json"}).json().find("name")->as_string() == "flash-attention-v2");
+    CHECK(run_attend({"describe", "attend.flash/flash-attention-v2", "--json"}).json().find("name")->as_string() ==
+          "flash-attention-v2");
 }
 
 TEST_CASE("a plugin that repeats a built-in name is reachable by its qualified name only") {
     const auto all = names(run_attend({"list", "--plugin", plugin("shadow"), "--json"}));
     CHECK(has(all, "flash-attention-v2"));
     CHECK(has(all, "org.test.shadow/flash-attention-v2"));
-    CHECK(run_attend({"describe", "flash-attention-v2", "--plugin", plugin("shadow"), "--json"}).json().find("category")->as_string() == "flash");
-    CHECK(run_attend({"describe", "org.test.shadow/flash-attention-v2", "--plugin", plugin("shadow"), "--json"}).json().find("category")->as_string() == "extra");
+    CHECK(run_attend({"describe", "flash-attention-v2", "--plugin", plugin("shadow"), "--json"})
+              .json()
+              .find("category")
+              ->as_string() == "flash");
+    CHECK(run_attend({"describe", "org.test.shadow/flash-attention-v2", "--plugin", plugin("shadow"), "--json"})
+              .json()
+              .find("category")
+              ->as_string() == "extra");
 }

@@ -18,12 +18,15 @@ const attend::Json* row_of(const attend::Json& list, const std::string& key, con
 
 TEST_CASE("status shows machine, plugins, search path and configuration") {
     const attend::Json json = run_attend({"status", "--json"}).json();
-    for (const char* key : {"version", "plugin_abi", "commit", "cpu", "instruction_sets", "backend", "threads", "plugins", "refused", "search_path", "config", "plan_cache"}) CHECK(json.find(key) != nullptr);
+    for (const char* key : {"version", "plugin_abi", "commit", "cpu", "instruction_sets", "backend", "threads",
+                            "plugins", "refused", "search_path", "config", "plan_cache"})
+        CHECK(json.find(key) != nullptr);
     CHECK(json.find("refused")->size() == 0);
     CHECK(row_of(*json.find("plugins"), "id", "attend.flash") != nullptr);
     CHECK(json.find("config")->find("origin")->as_string() == "built-in default");
     const Run text = run_attend({"status"});
-    for (const char* part : {"CPU", "permitted", "Plugins loaded", "Plugins refused", "Search path", "attend.flash"}) CHECK(contains(text.out, part));
+    for (const char* part : {"CPU", "permitted", "Plugins loaded", "Plugins refused", "Search path", "attend.flash"})
+        CHECK(contains(text.out, part));
 }
 
 TEST_CASE("a plugin given by file is loaded") {
@@ -44,7 +47,9 @@ TEST_CASE("plugins are found in folders: flag, environment, configuration, per u
     };
     CHECK(loaded({"--plugin-dir", plugin_folder("echo")}, {}));
     CHECK(loaded({}, {{"ATTEND_PLUGIN_PATH", "/nonexistent:" + plugin_folder("echo")}}));
-    CHECK(loaded({"--config", folder.write("c.json", R"({"version": 1, "plugins": {"dirs": [")" + plugin_folder("echo") + R"("]}})")}, {}));
+    CHECK(loaded({"--config", folder.write("c.json", R"({"version": 1, "plugins": {"dirs": [")" +
+                                                         plugin_folder("echo") + R"("]}})")},
+                 {}));
     const std::string data = folder / "data";
     std::filesystem::create_directories(data + "/attend/plugins/abi-1");
     std::filesystem::copy(plugin("echo"), data + "/attend/plugins/abi-1/echo.so");
@@ -57,7 +62,8 @@ TEST_CASE("a refused plugin named by --plugin stops with status 3, stage and cod
     const std::string text = folder.write("text.so", "no library at all");
     check_error(run_attend({"list", "--plugin", text}), 3, {text, "inspect", "WRONG_FORMAT"});
     check_error(run_attend({"list", "--plugin", folder / "none.so"}), 3, {"none.so"});
-    check_error(run_attend({"compute", "flash-attention-v2", "--sequence-length", "4", "--plugin", plugin("closed")}), 3, {"OPEN_FAILED", "not today"});
+    check_error(run_attend({"compute", "flash-attention-v2", "--sequence-length", "4", "--plugin", plugin("closed")}),
+                3, {"OPEN_FAILED", "not today"});
     check_error(run_attend({"list", "--plugin", plugin("crash")}), 3, {"LOAD_CRASHED"});
 }
 
@@ -87,7 +93,8 @@ TEST_CASE("a folder that does not exist is a warning") {
 
 TEST_CASE("a mechanism of a refused plugin, asked for by its qualified name") {
     const std::string folder = plugin_folder("closed");
-    const Run run = run_attend({"compute", "org.test.closed/closed-attention", "--sequence-length", "4", "--plugin-dir", folder, "--quiet"});
+    const Run run = run_attend(
+        {"compute", "org.test.closed/closed-attention", "--sequence-length", "4", "--plugin-dir", folder, "--quiet"});
     check_error(run, 3, {"OPEN_FAILED", "not today"});
 }
 
@@ -102,11 +109,14 @@ TEST_CASE("status and plugins report refused files instead of stopping") {
 }
 
 TEST_CASE("plugins why: by id, mechanism, file name, path") {
-    for (const std::string& name : {std::string("org.test.echo"), std::string("echo-attention"), std::string("libattend_cli_echo.so"), plugin("echo"), std::string("org.test.echo/echo-attention")}) {
+    for (const std::string& name :
+         {std::string("org.test.echo"), std::string("echo-attention"), std::string("libattend_cli_echo.so"),
+          plugin("echo"), std::string("org.test.echo/echo-attention")}) {
         const Run run = run_attend({"plugins", "why", name, "--plugin", plugin("echo")});
         INFO(name << run.err);
         CHECK(run.status == 0);
-        for (const char* part : {"org.test.echo 1.2.3", "enumerate", "inspect", "probe", "publish", "echo-attention"}) CHECK(contains(run.out, part));
+        for (const char* part : {"org.test.echo 1.2.3", "enumerate", "inspect", "probe", "publish", "echo-attention"})
+            CHECK(contains(run.out, part));
     }
     const attend::Json json = run_attend({"plugins", "why", "attend.flash", "--json"}).json();
     CHECK(json.find("plugins")->size() == 1);
@@ -140,6 +150,10 @@ TEST_CASE("the same plugin from two places is loaded once, the second is a dupli
 
 TEST_CASE("a provider in the configuration gives a plugin the short name") {
     const Folder folder;
-    const std::string file = folder.write("c.json", R"({"version": 1, "mechanisms": {"flash-attention-v2": {"provider": "org.test.shadow"}}})");
-    CHECK(run_attend({"describe", "flash-attention-v2", "--plugin", plugin("shadow"), "--config", file, "--json"}).json().find("category")->as_string() == "extra");
+    const std::string file = folder.write(
+        "c.json", R"({"version": 1, "mechanisms": {"flash-attention-v2": {"provider": "org.test.shadow"}}})");
+    CHECK(run_attend({"describe", "flash-attention-v2", "--plugin", plugin("shadow"), "--config", file, "--json"})
+              .json()
+              .find("category")
+              ->as_string() == "extra");
 }

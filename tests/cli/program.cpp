@@ -29,7 +29,8 @@ attend::Json Run::json() const {
     return *parsed;
 }
 
-Run run_attend(const std::vector<std::string>& arguments, const Environment& environment, const std::string& stdout_path) {
+Run run_attend(const std::vector<std::string>& arguments, const Environment& environment,
+               const std::string& stdout_path) {
     const Folder folder;
     const std::string out = folder / "out", err = folder / "err";
     std::vector<std::string> words{ATTEND_PROGRAM};
@@ -132,7 +133,9 @@ double largest_difference(const attend::Tensor& a, const attend::Tensor& b) {
 }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-std::size_t lines(const std::string& text) { return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n')); }
+std::size_t lines(const std::string& text) {
+    return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
 
 void check_error(const Run& run, int status, const std::vector<std::string>& parts) {
     INFO("standard output: " << run.out);

@@ -21,7 +21,8 @@ struct Run {
 };
 
 using Environment = std::map<std::string, std::string>;
-Run run_attend(const std::vector<std::string>& arguments, const Environment& environment = {}, const std::string& stdout_path = "");
+Run run_attend(const std::vector<std::string>& arguments, const Environment& environment = {},
+               const std::string& stdout_path = "");
 
 // A fresh folder that is removed at the end of the test.
 class Folder {

@@ -23,7 +23,9 @@ attend::Json recommend(std::vector<std::string> words) {
 
 TEST_CASE("recommend --json holds the keys of the contract") {
     const Folder folder;
-    const attend::Json json = recommend({"--sequence-length", "100", "--config", folder.write("c.json", R"({"version": 1, "rules": [{"condition": "moe", "mechanism": "moe-attention"}]})")});
+    const attend::Json json = recommend(
+        {"--sequence-length", "100", "--config",
+         folder.write("c.json", R"({"version": 1, "rules": [{"condition": "moe", "mechanism": "moe-attention"}]})")});
     std::vector<std::string> keys;
     for (const auto& [key, value] : json.as_object()) keys.push_back(key);
     CHECK(keys == std::vector<std::string>{"selected", "recommendations", "rejected", "trace"});
@@ -31,7 +33,9 @@ TEST_CASE("recommend --json holds the keys of the contract") {
     CHECK(json.find("recommendations")->size() <= 5);
     const attend::Json& first = json.find("recommendations")->as_array().front();
     CHECK(*first.find("mechanism") == *json.find("selected"));
-    for (const char* key : {"mechanism", "options", "rule", "rule_text", "exactness", "error_bound", "est_flops", "est_bytes", "supported", "reasons"}) CHECK(first.find(key) != nullptr);
+    for (const char* key : {"mechanism", "options", "rule", "rule_text", "exactness", "error_bound", "est_flops",
+                            "est_bytes", "supported", "reasons"})
+        CHECK(first.find(key) != nullptr);
     CHECK(first.find("check") == nullptr);
     CHECK(first.find("rule")->as_string() == "threshold");
     CHECK(json.find("trace")->size() == 1);
@@ -44,7 +48,8 @@ TEST_CASE("recommend --json holds the keys of the contract") {
 
 TEST_CASE("recommend names the rule by its index and ends the trace there") {
     const Folder folder;
-    const std::string file = folder.write("c.json", R"({"version": 1, "rules": [{"condition": "seqLen > 1000", "mechanism": "linear-attention"},
+    const std::string file = folder.write(
+        "c.json", R"({"version": 1, "rules": [{"condition": "seqLen > 1000", "mechanism": "linear-attention"},
         {"condition": "default", "mechanism": "flash-attention-v2", "options": {"block_size": 64}}]})");
     const attend::Json json = recommend({"--sequence-length", "10", "--config", file});
     const attend::Json& first = json.find("recommendations")->as_array().front();
@@ -81,7 +86,9 @@ TEST_CASE("recommend: nothing passes") {
 TEST_CASE("recommend for people shows choice, rules, rejections and what would change it") {
     const Run run = run_attend({"recommend", "--sequence-length", "100", "--causal"});
     CHECK(run.status == 0);
-    for (const char* part : {"flash-attention-v2", "because", "Rules in order", "Rejected", "does not take causal", "What would change the choice"}) CHECK(contains(run.out, part));
+    for (const char* part : {"flash-attention-v2", "because", "Rules in order", "Rejected", "does not take causal",
+                             "What would change the choice"})
+        CHECK(contains(run.out, part));
 }
 
 TEST_CASE("recommend: variables by flag and by --var") {
@@ -89,7 +96,8 @@ TEST_CASE("recommend: variables by flag and by --var") {
     CHECK(recommend({"--var", "seqLen=100", "--var", "isMoe=true"}).find("selected")->as_string() == "moe-attention");
     CHECK(recommend({"--sequence-length", "8192", "--var", "maxError=infinity"}).find("selected")->is_string());
     check_error(run_attend({"recommend"}), 2, {"--sequence-length N"});
-    check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLn=3"}), 2, {"unknown variable \"seqLn\"", "seqLen"});
+    check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLn=3"}), 2,
+                {"unknown variable \"seqLn\"", "seqLen"});
     check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "seqLen=3"}), 2, {"given twice"});
     check_error(run_attend({"recommend", "--sequence-length", "100", "--var", "moe"}), 2, {"NAME=VALUE"});
     check_error(run_attend({"recommend", "--sequence-length", "-4"}), 2, {"seqLen"});
@@ -100,11 +108,14 @@ TEST_CASE("recommend: variables by flag and by --var") {
 TEST_CASE("recommend and compute auto agree") {
     for (const char* length : {"1", "64", "5000"})
         for (const bool causal : {false, true}) {
-            std::vector<std::string> described{"--sequence-length", length, "--heads", "2", "--dim", "16", "--var", "crossAttention=true"};
-            std::vector<std::string> computed{"compute", "auto", "--sequence-length", length, "--heads", "2", "--dim", "16", "--json"};
+            std::vector<std::string> described{"--sequence-length",  length, "--heads", "2", "--dim", "16", "--var",
+                                               "crossAttention=true"};
+            std::vector<std::string> computed{"compute", "auto",  "--sequence-length", length, "--heads", "2", "--dim",
+                                              "16",      "--json"};
             if (causal) described.emplace_back("--causal"), computed.emplace_back("--causal");
             INFO(length << (causal ? " causal" : ""));
-            CHECK(recommend(described).find("selected")->as_string() == run_attend(computed).json().find("mechanism")->as_string());
+            CHECK(recommend(described).find("selected")->as_string() ==
+                  run_attend(computed).json().find("mechanism")->as_string());
         }
 }
 

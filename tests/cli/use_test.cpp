@@ -17,13 +17,18 @@ TEST_CASE("--version names product, plugin ABI and commit") {
 TEST_CASE("--help lists the commands that exist and no others") {
     const Run run = run_attend({"--help"});
     CHECK(run.status == 0);
-    for (const char* command : {"list", "describe", "compute", "recommend", "status", "plugins", "config", "completion"}) CHECK(contains(run.out, std::string("\n  ") + command + " "));
-    for (const char* command : {"benchmark", "rerank", "heatmap", "tune", "embed", "mcp"}) CHECK_FALSE(contains(run.out, command));
+    for (const char* command :
+         {"list", "describe", "compute", "recommend", "status", "plugins", "config", "completion"})
+        CHECK(contains(run.out, std::string("\n  ") + command + " "));
+    for (const char* command : {"benchmark", "rerank", "heatmap", "tune", "embed", "mcp"})
+        CHECK_FALSE(contains(run.out, command));
 }
 
 TEST_CASE("every command's help holds two worked examples") {
-    const std::vector<std::vector<std::string>> commands{{"list"}, {"describe"}, {"compute"}, {"recommend"}, {"status"}, {"plugins"}, {"plugins", "list"}, {"plugins", "why"},
-                                                         {"config"}, {"config", "check"}, {"config", "show"}, {"config", "schema"}, {"completion"}};
+    const std::vector<std::vector<std::string>> commands{
+        {"list"},           {"describe"},         {"compute"},        {"recommend"}, {"status"},
+        {"plugins"},        {"plugins", "list"},  {"plugins", "why"}, {"config"},    {"config", "check"},
+        {"config", "show"}, {"config", "schema"}, {"completion"}};
     for (std::vector<std::string> words : commands) {
         const std::string name = words.back();
         words.emplace_back("--help");
@@ -33,7 +38,9 @@ TEST_CASE("every command's help holds two worked examples") {
         const std::size_t examples = run.out.find("Examples:\n");
         REQUIRE(examples != std::string::npos);
         std::size_t count = 0;
-        for (std::size_t at = run.out.find("attend ", examples); at != std::string::npos; at = run.out.find("attend ", at + 1)) ++count;
+        for (std::size_t at = run.out.find("attend ", examples); at != std::string::npos;
+             at = run.out.find("attend ", at + 1))
+            ++count;
         CHECK(count >= 2);
     }
 }
@@ -47,13 +54,15 @@ TEST_CASE("no command, an unknown one, a mistyped one") {
 }
 
 TEST_CASE("commands that are not built are unknown") {
-    for (const char* command : {"benchmark", "bench", "compare", "rerank", "heatmap", "tune", "embed", "index", "search", "memory", "mcp", "verify", "new-plugin"})
+    for (const char* command : {"benchmark", "bench", "compare", "rerank", "heatmap", "tune", "embed", "index",
+                                "search", "memory", "mcp", "verify", "new-plugin"})
         check_error(run_attend({command}), 2, {std::string("unknown command \"") + command + "\""});
     check_error(run_attend({"plugins", "verify", "x.so"}), 2, {"unknown command \"verify\""});
 }
 
 TEST_CASE("an unknown flag gets the nearest names") {
-    check_error(run_attend({"list", "--categry", "flash"}), 2, {"list: unknown flag \"--categry\"", "did you mean \"--category\""});
+    check_error(run_attend({"list", "--categry", "flash"}), 2,
+                {"list: unknown flag \"--categry\"", "did you mean \"--category\""});
     check_error(run_attend({"list", "--categry=flash"}), 2, {"unknown flag \"--categry\""});
     check_error(run_attend({"--jsn", "list"}), 2, {"did you mean \"--json\""});
 }
@@ -64,12 +73,14 @@ TEST_CASE("flags with a missing, repeated or wrong value") {
     check_error(run_attend({"list", "--threads", "many"}), 2, {"--threads: is \"many\"", "accepted: integer from 0"});
     check_error(run_attend({"list", "--threads", "-1"}), 2, {"--threads: is -1"});
     check_error(run_attend({"list", "--backend", "sse"}), 2, {"--backend: is \"sse\"", "avx512"});
-    check_error(run_attend({"list", "--log-level", "loud"}), 2, {"--log-level: is \"loud\"", "trace, debug, info, warn, error, off"});
+    check_error(run_attend({"list", "--log-level", "loud"}), 2,
+                {"--log-level: is \"loud\"", "trace, debug, info, warn, error, off"});
 }
 
 TEST_CASE("too many words are refused") {
     check_error(run_attend({"list", "flash"}), 2, {"list: unexpected argument \"flash\""});
-    check_error(run_attend({"describe", "flash-attention-v2", "linear-attention"}), 2, {"unexpected argument \"linear-attention\""});
+    check_error(run_attend({"describe", "flash-attention-v2", "linear-attention"}), 2,
+                {"unexpected argument \"linear-attention\""});
     check_error(run_attend({"list", "describe"}), 2, {"unexpected argument \"describe\""});
 }
 
@@ -91,13 +102,17 @@ TEST_CASE("output that cannot be written is a failure of the machine") {
     CHECK(contains(run.err, "standard output: cannot be written"));
 }
 
-TEST_CASE("no colour where standard output is no terminal") { CHECK_FALSE(contains(run_attend({"status"}).out, "\033")); }
+TEST_CASE("no colour where standard output is no terminal") {
+    CHECK_FALSE(contains(run_attend({"status"}).out, "\033"));
+}
 
 TEST_CASE("completion scripts name every command") {
     for (const char* shell : {"bash", "zsh", "fish"}) {
         const Run run = run_attend({"completion", shell});
         CHECK(run.status == 0);
-        for (const char* word : {"list", "describe", "compute", "recommend", "status", "plugins", "config", "completion", "sequence-length", "plugin-dir"}) CHECK(contains(run.out, word));
+        for (const char* word : {"list", "describe", "compute", "recommend", "status", "plugins", "config",
+                                 "completion", "sequence-length", "plugin-dir"})
+            CHECK(contains(run.out, word));
     }
     check_error(run_attend({"completion"}), 2, {"no shell"});
     check_error(run_attend({"completion", "tcsh"}), 2, {"unknown shell \"tcsh\""});
