@@ -7,8 +7,7 @@
 // Cost     routed, balanced: O(k^2 n^2 / E) for the attention, O(n k M d) for the projections
 // Differs  scope = routed is this project's; the paper's membership by gate > 0 is not followed: the top-k set stays
 
-#include "attend/author/tile.hpp"
-#include "attend/toolkit/routing.h"
+#include "attend/author/routing.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -46,23 +45,6 @@ constexpr OptionRow option_table[] = {
     common::seed("seed of dropout and router noise"), common::rng_offset(), common::weight_seed(),
 };
 
-#define ATTEND_ROUTING_PORTS(side, name, guard, rows, n)                                                                              \
-    output_port(0, "routing." side ".assignments", guard ": upto(" rows "),3", "(item, expert, token) of the " name, 0, ATTEND_I32), \
-    output_port(0, "routing." side ".gates", guard ": upto(" rows ")", "gate of each assignment"),                                    \
-    output_port(0, "routing." side ".counts", guard ": B,num_experts", name " of each expert", 0, ATTEND_I32),                        \
-    output_port(0, "routing." side ".load", guard ": B,num_experts", "share of the assignments"),                                     \
-    output_port(0, "routing." side ".importance", guard ": B,num_experts", "mean router probability"),                                \
-    output_port(0, "routing." side ".balance_loss", guard ": B", "E sum_e load importance; 1 when balanced"),                         \
-    output_port(0, "routing." side ".cv2", guard ": B", "squared coefficient of variation of the gate sums"),                         \
-    output_port(0, "routing." side ".z_loss", guard ": B", "mean squared logsumexp of the logits"),                                   \
-    output_port(0, "routing." side ".entropy", guard ": B", "mean entropy of the router"),                                            \
-    output_port(0, "routing." side ".max_load", guard ": B", "largest count over the mean count"),                                    \
-    output_port(0, "routing." side ".dropped_fraction", guard ": B", "0: nothing is dropped"),                                        \
-    output_port(0, "routing." side ".capacity", guard ": B", "0: no capacity", 0, ATTEND_I32),                                        \
-    output_port(0, "routing." side ".dropped", guard ": B", "0: nothing is dropped", 0, ATTEND_I32),                                  \
-    output_port(0, "routing." side ".unassigned", guard ": B", "0: every token has experts", 0, ATTEND_I32),                          \
-    output_port(0, "routing." side ".empty_experts", guard ": B", "experts without " name, 0, ATTEND_I32)
-
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries; the heads of a token are merged"),
     attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
@@ -99,10 +81,6 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     return ATTEND_OK;
 }
 
-struct Tensors {
-    OwnTensor query, key, value, output, wk, wq;
-};
-
 // The experts of a call; tensors of `args` where it runs, described from sizes where it is planned.
 attend_experts experts_of(const Options& options, const attend_plan_desc& desc) {
     attend_experts experts{};
@@ -118,102 +96,24 @@ attend_experts experts_of(const Options& options, const attend_plan_desc& desc) 
     return experts;
 }
 
-struct Lists {
-    attend_assignment query, key;
-    Lists(const Options& options, const attend_plan_desc& desc, Carve& carve) {
-        take(query, options, desc.q_len, carve);
-        take(key, options, desc.kv_len, carve);
-    }
-    static void take(attend_assignment& to, const Options& options, int64_t tokens, Carve& carve) {
-        to = {carve.take(tokens * options.num_experts), carve.take(tokens * top_k(options)), reinterpret_cast<int32_t*>(carve.take(tokens * top_k(options))),
-              reinterpret_cast<int32_t*>(carve.take(options.num_experts + 1)), 0};
-    }
-};
-
 uint64_t workspace(const Options& options, const PlanArgs& args) {
-    const attend_plan_desc& desc = *args.desc;
     Context counting{};
     Carve carve(counting);
-    const Lists lists(options, desc, carve);
-    Tensors t;
-    describe(t.query, nullptr, desc.batch, desc.num_q_heads, desc.q_len, desc.head_dim);
-    describe(t.key, nullptr, desc.batch, desc.num_kv_heads, desc.kv_len, desc.head_dim);
-    describe(t.value, nullptr, desc.batch, desc.num_kv_heads, desc.kv_len, desc.value_dim);
-    describe(t.output, nullptr, desc.batch, desc.num_q_heads, desc.q_len, desc.value_dim);
-    attend_experts experts = experts_of(options, desc);
-    experts.query = &t.query.tensor, experts.key = &t.key.tensor, experts.value = &t.value.tensor, experts.output = &t.output.tensor;
-    return static_cast<uint64_t>(0 - carve.left) + ATTEND_KERNEL(attend_experts_workspace)(&experts, desc.max_workers);
-}
-
-int64_t length_of(const attend_tensor* lengths, int64_t item, int64_t extent) {
-    if (!lengths) return extent;
-    const int64_t at = item * lengths->strides[0];
-    return lengths->dtype_bits == 32 ? static_cast<const int32_t*>(lengths->data)[at] : static_cast<const int64_t*>(lengths->data)[at];
-}
-
-// The report's outputs of one side, by their position behind "assignments" in the port table.
-void report(const Options& options, const ForwardArgs& args, const attend_router& router, const attend_assignment& assignment, const char* side,
-            int64_t item, int64_t& rows) {
-    const auto output = [&](const char* field) -> const attend_tensor* {
-        for (uint32_t at = 0; at < args.bindings->count; ++at) {
-            const attend_binding* binding = attend_binding_at(args.bindings, at);
-            const char* name = binding->name;
-            if (binding->role != 0 || name[0] != 'r' || name[7] != '.' || name[8] != side[0]) continue;
-            if (attend_text_equal(name + 9 + attend_text_length(side), field)) return binding->tensor;
-        }
-        return nullptr;
-    };
-    const attend_tensor* assignments = output("assignments");
-    if (!assignments) return;
-    const int64_t experts = options.num_experts;
-    const auto floats = [&](const char* field) { return static_cast<float*>(output(field)->data); };
-    const auto ints = [&](const char* field) { return static_cast<int32_t*>(output(field)->data); };
-    attend_routing_report r{ints("counts") + item * experts, floats("load") + item * experts, floats("importance") + item * experts, 0, 0, 0, 0, 0, 0};
-    ATTEND_KERNEL(attend_report_routing)(&router, &assignment, &r);
-    floats("balance_loss")[item] = r.balance_loss;
-    floats("cv2")[item] = r.cv2;
-    floats("z_loss")[item] = r.z_loss;
-    floats("entropy")[item] = r.entropy;
-    floats("max_load")[item] = r.max_load;
-    floats("dropped_fraction")[item] = 0.0f;
-    for (const char* field : {"capacity", "dropped", "unassigned"}) ints(field)[item] = 0;
-    ints("empty_experts")[item] = r.empty_experts;
-    auto* triples = static_cast<int32_t*>(assignments->data);
-    for (int64_t e = 0; e < experts; ++e)
-        for (int32_t at = assignment.first[e]; at < assignment.first[e + 1]; ++at, ++rows) {
-            triples[3 * rows] = static_cast<int32_t>(item);
-            triples[3 * rows + 1] = static_cast<int32_t>(e);
-            triples[3 * rows + 2] = assignment.members[at];
-            floats("gates")[rows] = assignment.gates[at];
-        }
-}
-
-void set_rows(const ForwardArgs& args, const char* name, int64_t rows) {
-    for (const attend_ext* block = args.exec->next; block; block = block->next) {
-        if (!attend_text_equal(block->id, ATTEND_EXT_DYNAMIC_ROWS)) continue;
-        const auto& outputs = reinterpret_cast<const attend_dynamic_rows*>(block)->outputs;
-        for (uint32_t at = 0; at < outputs.count; ++at) {
-            const auto* entry = reinterpret_cast<const attend_dynamic_row*>(static_cast<const char*>(outputs.items) + uint64_t{at} * outputs.stride);
-            if (attend_text_equal(entry->name, name)) *entry->rows = rows;
-        }
-    }
+    const RoutingLists lists(*args.desc, options.num_experts, top_k(options), carve);
+    return static_cast<uint64_t>(0 - carve.left) + experts_workspace(experts_of(options, *args.desc));
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
     const attend_plan_desc& desc = *args.desc;
     attend_experts experts = experts_of(options, desc);
-    experts.query = args.query, experts.key = args.key, experts.value = args.value, experts.output = args.output;
-    experts.mask = args.mask, experts.bias = args.bias;
-    experts.wq = attend_find_name(args.weights, "wq"), experts.wk = attend_find_name(args.weights, "wk");
-    experts.wv = attend_find_name(args.weights, "wv"), experts.wo = attend_find_name(args.weights, "wo");
-    experts.seed = args.exec->seed, experts.rng_offset = args.exec->rng_offset;
+    bind_experts(experts, args);
     const attend_tensor* router_bias = attend_find_name(args.weights, "br");
     const attend_router query_router{args.query, attend_find_name(args.weights, "wr"), router_bias, options.num_experts, top_k(options),
                                      static_cast<uint32_t>(options.gate), options.gate_norm == 0, options.router_noise, args.exec->seed, 0, 0};
     attend_router key_router = query_router;
     key_router.tokens = args.key, key_router.weight = attend_find_name(args.weights, "wr_k"), key_router.side = 1;
     Carve carve(context);
-    Lists lists(options, desc, carve);
+    RoutingLists lists(desc, options.num_experts, top_k(options), carve);
     const Context engines = carve.rest(context);
     int64_t query_rows = 0, key_rows = 0;
     for (int64_t item = 0; item < desc.batch; ++item) {
@@ -223,8 +123,8 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
         if (is_routed(options))
             if (attend_status status = ATTEND_KERNEL(attend_route)(&key_router, item, keys, &lists.key, context.error)) return status;
         if (options.return_routing) {
-            report(options, args, query_router, lists.query, "query", item, query_rows);
-            if (is_routed(options)) report(options, args, key_router, lists.key, "key", item, key_rows);
+            report_routing(args, query_router, lists.query, "query", item, query_rows);
+            if (is_routed(options)) report_routing(args, key_router, lists.key, "key", item, key_rows);
         }
         const attend_status status = ATTEND_KERNEL(attend_run_experts)(&experts, item, offset, &lists.query, is_routed(options) ? &lists.key : nullptr, keys, &engines);
         if (status != ATTEND_OK) return status;
