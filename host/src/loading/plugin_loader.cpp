@@ -3,7 +3,6 @@
 
 #define BOOST_DLL_USE_STD_FS
 #include <boost/dll/shared_library.hpp>
-#include <boost/system/system_error.hpp>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -11,6 +10,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <mutex>
 #include <set>
 
@@ -32,16 +33,19 @@ std::mutex& load_mutex() {
 
 std::string plugin_suffix() { return boost::dll::shared_library::suffix().string(); }
 
-// The file as bytes, opened without blocking (a FIFO must not stop the scan); nothing if it is no regular file.
-std::optional<std::vector<std::byte>> read_file(const fs::path& path, std::string& why) {
+// The file as bytes, opened without blocking (a FIFO must not stop the scan); nothing if it is no regular file, and
+// then `library` tells whether it could be one all the same.
+std::optional<std::vector<std::byte>> read_file(const fs::path& path, std::string& why, bool& library) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (descriptor < 0) {
-        why = "cannot be opened";
+        library = errno != ENOENT && errno != ELOOP && errno != ENXIO;  // a link that leads nowhere; a socket
+        why = "cannot be opened: " + std::string(std::strerror(errno));
         return std::nullopt;
     }
     std::vector<std::byte> bytes;
     struct stat facts {};
     const bool regular = ::fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode);
+    library = regular;
     if (!regular) {
         why = "is not a regular file";
     } else if (static_cast<std::uint64_t>(facts.st_size) > largest_plugin_bytes) {
@@ -55,13 +59,63 @@ std::optional<std::vector<std::byte>> read_file(const fs::path& path, std::strin
             got += static_cast<std::size_t>(now);
         }
         bytes.resize(got);
+        constexpr std::array<unsigned char, 4> elf_magic{0x7F, 'E', 'L', 'F'};
+        library =
+            bytes.size() >= elf_magic.size() && std::memcmp(bytes.data(), elf_magic.data(), elf_magic.size()) == 0;
     }
     ::close(descriptor);
     if (!why.empty()) return std::nullopt;
     return bytes;
 }
 
-std::string error_text(const std::array<char, 1024>& text) { return text[0] != '\0' ? std::string(text.data()) : std::string("no text"); }
+// Semantic versions: numbers between dots, then a version with a suffix ("-rc.1") before the one without.
+int compare_versions(const std::string& a, const std::string& b) {
+    const auto split = [](const std::string& text) {
+        const std::size_t end = std::min(text.find_first_of("-+"), text.size());
+        std::vector<std::string> parts;
+        std::size_t begin = 0;
+        while (begin <= end) {
+            const std::size_t dot = std::min(text.find('.', begin), end);
+            std::string part = text.substr(begin, dot - begin);
+            part.erase(0, std::min(part.find_first_not_of('0'), part.size()));
+            parts.push_back(std::move(part));
+            begin = dot + 1;
+        }
+        while (!parts.empty() && parts.back().empty()) parts.pop_back();
+        return parts;
+    };
+    const auto left = split(a), right = split(b);
+    for (std::size_t at = 0; at < std::max(left.size(), right.size()); ++at) {
+        const std::string x = at < left.size() ? left[at] : "", y = at < right.size() ? right[at] : "";
+        if (x.size() != y.size()) return x.size() < y.size() ? -1 : 1;
+        if (const int order = x.compare(y); order != 0) return order;
+    }
+    const bool early_a = a.find('-') < a.find('+'), early_b = b.find('-') < b.find('+');
+    return early_a == early_b ? 0 : early_a ? -1 : 1;
+}
+
+// What the dynamic loader said, without what Boost.DLL puts around it and without the file's own path.
+std::string loader_text(std::string text, const std::string& path) {
+    if (const auto noise = text.find(": Bad file descriptor"); noise != std::string::npos) text.erase(noise);
+    constexpr std::string_view before = "system message: ";
+    if (const auto at = text.find(before); at != std::string::npos) {
+        text.erase(0, at + before.size());
+        if (text.ends_with(')')) text.pop_back();
+    }
+    if (text.starts_with(path + ": ")) text.erase(0, path.size() + 2);
+    return text;
+}
+
+// Libraries stay mapped for the life of the process: code of a plugin may be in use wherever a plan is.
+boost::dll::shared_library* keep_mapped(const fs::path& path, boost::dll::load_mode::type mode) {
+    static auto& mapped = *new std::vector<std::unique_ptr<boost::dll::shared_library>>();
+    mapped.push_back(std::make_unique<boost::dll::shared_library>(path, mode));
+    return mapped.back().get();
+}
+
+std::string error_text(const std::array<char, 1024>& text) {
+    return text[0] != '\0' ? std::string(text.data()) : std::string("no text");
+}
 
 }  // namespace
 
@@ -73,7 +127,8 @@ LoadedPlugin::~LoadedPlugin() {
     }
 }
 
-PluginLoader::PluginLoader(std::shared_ptr<const Machine> machine, std::map<std::string, std::map<std::string, std::string>> settings)
+PluginLoader::PluginLoader(std::shared_ptr<const Machine> machine,
+                           std::map<std::string, std::map<std::string, std::string>> settings)
     : machine_(std::move(machine)), settings_(std::move(settings)) {}
 
 std::vector<PluginCandidate> PluginLoader::enumerate(const PluginSearch& search) {
@@ -115,13 +170,14 @@ std::vector<PluginCandidate> PluginLoader::enumerate(const PluginSearch& search)
     }
     if (!search.user_dir.empty()) scan(search.user_dir, "user", false, false);
     if (!search.built_in_dir.empty()) scan(search.built_in_dir, "built-in", true, true);
-    if (!search.system_dir.empty() && search.system_dir != search.built_in_dir) scan(search.system_dir, "system", false, false);
+    if (!search.system_dir.empty() && search.system_dir != search.built_in_dir)
+        scan(search.system_dir, "system", false, false);
     return candidates;
 }
 
 bool PluginLoader::inspect(const PluginCandidate& candidate, PluginReport& report) {
     std::string why;
-    const auto bytes = read_file(candidate.path, why);
+    const auto bytes = read_file(candidate.path, why, report.library);
     if (!bytes) {
         report.failure = {"enumerate", "WRONG_FORMAT", "the file " + why, ""};
         return false;
@@ -144,12 +200,15 @@ bool PluginLoader::inspect(const PluginCandidate& candidate, PluginReport& repor
 #else
     constexpr std::uint16_t sanitizers = 0;
 #endif
-    if (const auto failure = judge(facts, HostFacts{ATTEND_ABI_MAJOR, ATTEND_ABI_MINOR, ATTEND_LAYOUT_TAG, machine, machine_->isa, sanitizers})) {
+    if (const auto failure = judge(facts, HostFacts{ATTEND_ABI_MAJOR, ATTEND_ABI_MINOR, ATTEND_LAYOUT_TAG, machine,
+                                                    machine_->isa, sanitizers})) {
         report.failure = {"inspect", failure->code, failure->sentence, failure->hint};
+        if (failure->code == "NOT_A_PLUGIN") report.library = false;
         return false;
     }
-    report.steps.push_back("inspect: plugin ABI " + std::to_string(facts.note.abi_major) + "." + std::to_string(facts.note.abi_minor) +
-                           ", one exported symbol, no code has run");
+    claims_ = NoteClaims{facts.note.min_host_minor, facts.note.required_isa};
+    report.steps.push_back("inspect: plugin ABI " + std::to_string(facts.note.abi_major) + "." +
+                           std::to_string(facts.note.abi_minor) + ", one exported symbol, no code has run");
     return true;
 }
 
@@ -177,18 +236,29 @@ std::vector<MechanismRecord> PluginLoader::load_file(const PluginCandidate& cand
     hello.layout_tag = ATTEND_LAYOUT_TAG;
     hello.host_name = "attend";
     hello.host_version = ATTEND_VERSION;
+    attend_entry_fn entry = nullptr;
     try {
-        // The throwing overload: the other one loses the dynamic loader's text. Mapped for the life of the process.
-        auto* library = new boost::dll::shared_library(candidate.path, boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
-        if (!library->has(ATTEND_ENTRY)) return refuse({"load", "MISSING_ENTRY", std::string("the symbol ") + ATTEND_ENTRY + " is missing", ""});
-        const auto entry = reinterpret_cast<attend_entry_fn>(&library->get<const attend_plugin*(const attend_hello*)>(ATTEND_ENTRY));
-        table = entry(&hello);
-    } catch (const boost::system::system_error& error) {
-        std::string text = error.what();
-        if (const auto noise = text.find(": Bad file descriptor"); noise != std::string::npos) text.erase(noise);
+        // The throwing overload: the other one loses the dynamic loader's text.
+        boost::dll::shared_library* library =
+            keep_mapped(candidate.path, boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
+        if (!library->has(ATTEND_ENTRY))
+            return refuse({"load", "MISSING_ENTRY", std::string("the symbol ") + ATTEND_ENTRY + " is missing", ""});
+        entry =
+            reinterpret_cast<attend_entry_fn>(&library->get<const attend_plugin*(const attend_hello*)>(ATTEND_ENTRY));
+    } catch (const std::exception& error) {  // std::system_error or Boost's own, as Boost.DLL was configured
+        const std::string text = loader_text(error.what(), candidate.path.string());
         const bool library_missing = text.find("cannot open shared object file") != std::string::npos;
         const bool unresolved = text.find("undefined symbol") != std::string::npos;
-        return refuse({"load", library_missing ? "MISSING_LIBRARY" : unresolved ? "UNRESOLVED" : "WRONG_FORMAT", text, "see `ldd` on the file"});
+        return refuse({"load",
+                       library_missing ? "MISSING_LIBRARY"
+                       : unresolved    ? "UNRESOLVED"
+                                       : "WRONG_FORMAT",
+                       text, "see `ldd` on the file"});
+    } catch (...) {
+        return refuse({"load", "THREW", "a constructor of the library threw", ""});
+    }
+    try {
+        table = entry(&hello);
     } catch (const std::exception& error) {
         return refuse({"negotiate", "THREW", std::string("the entry threw: ") + error.what(), ""});
     } catch (...) {
@@ -202,12 +272,23 @@ std::vector<MechanismRecord> PluginLoader::load_file(const PluginCandidate& cand
     report.summary = facts.summary;
     report.license = facts.license;
     report.vendor = facts.vendor;
+    if (claims_ && (claims_->min_host_minor != table->min_host_minor || claims_->required_isa != facts.required_isa))
+        return refuse({"audit", "BAD_DESCRIPTOR",
+                       facts.id + ": note and table differ: least host minor " +
+                           std::to_string(claims_->min_host_minor) + " and " + std::to_string(table->min_host_minor) +
+                           ", instruction sets " + isa_names(claims_->required_isa) + " and " +
+                           isa_names(facts.required_isa) + "; accepted: the same in both",
+                       "ATTEND_PLUGIN takes both from ATTEND_MIN_HOST_MINOR and ATTEND_REQUIRED_ISA"});
     if ((facts.required_isa & machine_->isa) != facts.required_isa)
-        return refuse({"negotiate", "ISA_UNSUPPORTED", facts.id + " needs " + isa_names(facts.required_isa) + "; permitted here: " + isa_names(machine_->isa), ""});
+        return refuse(
+            {"negotiate", "ISA_UNSUPPORTED",
+             facts.id + " needs " + isa_names(facts.required_isa) + "; permitted here: " + isa_names(machine_->isa),
+             ""});
 
     const auto found = settings_.find(facts.id);
     const std::shared_ptr<LoadedPlugin> plugin(new LoadedPlugin());
-    plugin->services_ = std::make_unique<PluginServices>(machine_, facts.id, found == settings_.end() ? std::map<std::string, std::string>{} : found->second);
+    plugin->services_ = std::make_unique<PluginServices>(
+        machine_, facts.id, found == settings_.end() ? std::map<std::string, std::string>{} : found->second);
     plugin->table_ = table;
     std::array<char, 1024> text{};
     attend_error error{sizeof(attend_error), text.size(), ATTEND_OK, 0, text.data(), nullptr};
@@ -217,18 +298,22 @@ std::vector<MechanismRecord> PluginLoader::load_file(const PluginCandidate& cand
             return refuse({"negotiate", "SCORED_ZERO", facts.id + " says that it cannot run on this CPU", ""});
         const attend_status status = table->open(plugin->services_->table(), &lib, &error);
         if (status != ATTEND_OK || lib == nullptr)
-            return refuse({"open", "OPEN_FAILED", facts.id + ": open returned status " + std::to_string(status) + ": " + error_text(text), ""});
+            return refuse({"open", "OPEN_FAILED",
+                           facts.id + ": open returned status " + std::to_string(status) + ": " + error_text(text),
+                           ""});
         plugin->lib_ = lib;
         std::vector<MechanismRecord> records;
         const std::uint32_t count = table->mechanism_count(lib);
         if (count == 0 || count > 1024)
-            return refuse({"audit", "BAD_DESCRIPTOR", facts.id + ": " + std::to_string(count) + " mechanisms; accepted: 1 to 1024", ""});
+            return refuse({"audit", "BAD_DESCRIPTOR",
+                           facts.id + ": " + std::to_string(count) + " mechanisms; accepted: 1 to 1024", ""});
         std::set<std::string> names;
         for (std::uint32_t at = 0; at < count; ++at) {
             MechanismRecord record;
             if (auto failure = audit_mechanism(table->mechanism_at(lib, at), record)) return refuse(*failure);
             if (!names.insert(record.name).second)
-                return refuse({"audit", "DUPLICATE_NAME", facts.id + ": lists the mechanism \"" + record.name + "\" twice", ""});
+                return refuse(
+                    {"audit", "DUPLICATE_NAME", facts.id + ": lists the mechanism \"" + record.name + "\" twice", ""});
             record.plugin_id = facts.id;
             record.plugin_version = facts.version;
             record.plugin_path = candidate.path.string();
@@ -251,30 +336,61 @@ std::vector<MechanismRecord> PluginLoader::load_file(const PluginCandidate& cand
 }
 
 std::vector<std::vector<MechanismRecord>> PluginLoader::load(const PluginSearch& search) {
+    struct InUse {
+        std::size_t report, records;
+    };
     std::vector<std::vector<MechanismRecord>> loaded;
-    std::map<std::string, std::string> versions;  // plugin id -> path of the one in use
+    std::map<std::string, InUse> in_use;              // by plugin id
+    std::map<std::string, std::size_t> no_libraries;  // by folder: files that are no plugins at all
     for (const PluginCandidate& candidate : enumerate(search)) {
         PluginReport report;
         report.path = candidate.path.string();
         report.origin = candidate.origin;
+        claims_.reset();
         std::vector<MechanismRecord> records;
         if (inspect(candidate, report)) {
             // Built-in files came with the host and are probed by its own tests.
             const bool trusted = candidate.built_in || search.probe_program.empty();
             if (trusted || probe(candidate, search.probe_program, report)) records = load_file(candidate, report);
         }
-        // A library without the note is no plugin at all; that is worth a line only if somebody named it.
-        if (report.failure.code == "NOT_A_PLUGIN" && !candidate.by_name) continue;
+        // What is no library, or a library without the note, is no plugin at all; that is worth a line only if somebody
+        // named it.
+        if (!report.library && !candidate.by_name) {
+            ++no_libraries[candidate.path.parent_path().string()];
+            continue;
+        }
         if (!records.empty()) {
-            if (const auto [at, fresh] = versions.emplace(report.id, report.path); !fresh) {
-                report.failure = {"names", "DUPLICATE_PLUGIN", "plugin " + report.id + " is already loaded from " + at->second, "remove one of the two files"};
+            if (const auto [at, fresh] = in_use.emplace(report.id, InUse{reports_.size(), loaded.size()}); !fresh) {
+                PluginReport& other = reports_[at->second.report];
+                // The higher version serves; of equal ones the first. What came with the host is not replaced.
+                const bool newer =
+                    !loaded[at->second.records].front().built_in && compare_versions(report.version, other.version) > 0;
+                PluginReport& loser = newer ? other : report;
+                const PluginReport& winner = newer ? report : other;
+                loser.failure = {"names", "DUPLICATE_PLUGIN",
+                                 "plugin " + loser.id + " " + loser.version + ": version " + winner.version +
+                                     " is in use, from " + winner.path,
+                                 "remove one of the two files"};
+                loser.mechanisms.clear();
+                if (newer) {
+                    other.loaded = false;
+                    loaded[at->second.records] = std::move(records);
+                    at->second.report = reports_.size();
+                    report.loaded = true;
+                }
                 records.clear();
-                report.mechanisms.clear();
             }
         }
-        report.loaded = !records.empty();
-        if (report.loaded) loaded.push_back(std::move(records));
+        if (!records.empty()) {
+            report.loaded = true;
+            loaded.push_back(std::move(records));
+        }
         reports_.push_back(std::move(report));
+    }
+    for (SearchedDir& dir : searched_) {
+        const auto garbage = no_libraries.find((dir.path / "").parent_path().string());
+        if (garbage != no_libraries.end() && garbage->second == dir.candidates && dir.note.empty())
+            dir.note = "holds no plugin among its files ending in " + plugin_suffix();
     }
     return loaded;
 }

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,9 @@ namespace attend {
 
 struct PluginCandidate {
     std::filesystem::path path;
-    std::string origin;    // "--plugin", "--plugin-dir", "config", "ATTEND_PLUGIN_PATH", "user", "built-in", "system"
+    std::string origin;  // "--plugin", "--plugin-dir", "config", "ATTEND_PLUGIN_PATH", "user", "built-in", "system"
     bool built_in{false};
-    bool by_name{false};   // named explicitly: not being a plugin is then an error
+    bool by_name{false};  // named explicitly: not being a plugin is then an error
 };
 
 // Where plugins are looked for, in order; earlier wins ties.
@@ -27,11 +28,11 @@ struct PluginSearch {
     std::vector<std::filesystem::path> files;  // --plugin
     std::vector<std::filesystem::path> dirs;   // --plugin-dir
     std::vector<std::filesystem::path> config_dirs;
-    std::string environment_path;              // ATTEND_PLUGIN_PATH, colon-separated
-    std::filesystem::path user_dir;            // empty: none
+    std::string environment_path;    // ATTEND_PLUGIN_PATH, colon-separated
+    std::filesystem::path user_dir;  // empty: none
     std::filesystem::path built_in_dir;
     std::filesystem::path system_dir;
-    std::filesystem::path probe_program;       // empty: no probing
+    std::filesystem::path probe_program;  // empty: no probing
 };
 
 struct SearchedDir {
@@ -44,6 +45,7 @@ struct SearchedDir {
 struct PluginReport {
     std::string path, origin, id, version, summary, license, vendor, backend;
     bool loaded{false};
+    bool library{true};  // false: no library at all, or none that calls itself a plugin
     std::vector<std::string> mechanisms;
     std::vector<std::string> steps;  // one line per stage passed
     LoadFailure failure;
@@ -67,28 +69,36 @@ private:
 
 class PluginLoader {
 public:
-    PluginLoader(std::shared_ptr<const Machine> machine, std::map<std::string, std::map<std::string, std::string>> settings);
+    PluginLoader(std::shared_ptr<const Machine> machine,
+                 std::map<std::string, std::map<std::string, std::string>> settings);
 
-    // Everything that the search finds. Fills reports and searched dirs; returns the records of the plugins that loaded,
-    // plugin after plugin in search order.
+    // Everything that the search finds. Fills reports and searched dirs; returns the records of the plugins that
+    // loaded, plugin after plugin in search order.
     std::vector<std::vector<MechanismRecord>> load(const PluginSearch& search);
 
     [[nodiscard]] const std::vector<PluginReport>& reports() const noexcept { return reports_; }
     [[nodiscard]] std::vector<PluginReport>& reports() noexcept { return reports_; }
     [[nodiscard]] const std::vector<SearchedDir>& searched() const noexcept { return searched_; }
 
-    // Loads one file in this process, without probing. For the probe program, which does it where a crash costs nothing.
+    // Loads one file in this process, without probing and without inspection. For the probe program, which does it
+    // where a crash costs nothing.
     std::vector<MechanismRecord> load_file(const PluginCandidate& candidate, PluginReport& report);
 
 private:
     [[nodiscard]] std::vector<PluginCandidate> enumerate(const PluginSearch& search);
     [[nodiscard]] bool inspect(const PluginCandidate& candidate, PluginReport& report);
     bool probe(const PluginCandidate& candidate, const std::filesystem::path& program, PluginReport& report);
+    // What the note of the file inspected last said, where its table must say the same.
+    struct NoteClaims {
+        std::uint16_t min_host_minor{};
+        std::uint64_t required_isa{};
+    };
 
     std::shared_ptr<const Machine> machine_;
     std::map<std::string, std::map<std::string, std::string>> settings_;
     std::vector<PluginReport> reports_;
     std::vector<SearchedDir> searched_;
+    std::optional<NoteClaims> claims_;
 };
 
 }  // namespace attend

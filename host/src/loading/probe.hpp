@@ -13,8 +13,9 @@ struct ProbeVerdict {
     LoadFailure failure;
 };
 
-// Runs `program file` with limits (CPU and wall time, memory, no core file), a bare environment and standard streams
-// on /dev/null; the verdict comes back over a descriptor of its own as "ok" or "stage\ncode\nsentence\nhint".
+// Runs `program file` with limits (CPU and wall time, memory, no core file), a bare environment and standard streams of
+// its own; the verdict comes back over a separate descriptor as "ok" or "stage\ncode\nsentence\nhint". A plugin that
+// prints to standard output is refused: in the host's process that would end up among the host's results.
 [[nodiscard]] ProbeVerdict run_probe(const std::filesystem::path& program, const std::filesystem::path& file);
 
 inline constexpr int probe_descriptor = 3;

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sin: looks for its libraries relative to itself. */
+#include "../base.h"
