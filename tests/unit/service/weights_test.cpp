@@ -90,13 +90,18 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     CHECK_FALSE(number_of("number").has_value());
     CHECK_FALSE(attend::Expression::parse("E +").ok());
     CHECK(attend::Expression::parse("or(number,K)").value().bindable(scope) == "K");
-    const auto chosen = [&](const char* text) { const auto* a = attend::PortShape::parse(text).value().choose(scope); return a == nullptr ? std::string("none") : a->text; };
-    CHECK(attend::PortShape::parse("!flag: 1 | mode=two & flag: E,H | 7").value().choose(scope)->dims.size() == 2);
+    const auto chosen = [&](const char* text) {
+        const attend::PortShape shape = attend::PortShape::parse(text).value();
+        const auto* alternative = shape.choose(scope);
+        return alternative == nullptr ? std::string("none") : alternative->text;
+    };
+    CHECK(chosen("!flag: 1 | mode=two & flag: E,H | 7") == "E,H");
     CHECK(chosen("mode=one: E") == "none");
     CHECK(chosen("mode!=one: E") == "E");
     CHECK(chosen("or(number,H)=3: E,E") == "E,E");
-    CHECK(attend::PortShape::parse("E | E,H").value().choose(scope, 2)->dims.size() == 2);
-    CHECK(attend::PortShape::parse("upto(E*2),3").value().choose(scope)->dynamic_rows);
+    const attend::PortShape by_rank = attend::PortShape::parse("E | E,H").value(), bounded = attend::PortShape::parse("upto(E*2),3").value();
+    CHECK(by_rank.choose(scope, 2)->dims.size() == 2);
+    CHECK(bounded.choose(scope)->dynamic_rows);
     const auto init = attend::PortInit::parse("E=H: zeros | normal(0,0.02/sqrt(H*H)) as Wo").value().choose(scope).value();
     CHECK(init.name == "normal");
     CHECK(init.table_name == "Wo");
