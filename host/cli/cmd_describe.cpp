@@ -47,7 +47,7 @@ std::string left_out_text(const MechanismRecord& mechanism) {
     if (others)
         text +=
             "  Learned tensors left out are initialised from weight_seed; the result then says \"default weights\".\n";
-    if (optional) text += "  Optional weights left out are not applied.\n";
+    if (optional) text += "  Optional ones may be left out; their lines say what holds then.\n";
     return text;
 }
 

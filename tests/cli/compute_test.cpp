@@ -186,9 +186,11 @@ TEST_CASE("--lse and --scores are written, and refused where they are not define
     const auto scores = elements(*file.find("scores"));
     for (std::size_t row = 0; row < 4; ++row)
         CHECK(scores[row * 4] + scores[row * 4 + 1] + scores[row * 4 + 2] + scores[row * 4 + 3] == Approx(1.0));
+    save(in, {{"query", ramp({1, 1, 4, 4})}, {"key", ramp({1, 1, 4, 4})}, {"value", ramp({1, 1, 4, 4})}});
     check_error(run_attend({"compute", "linear-attention", "--input", in, "--scores"}), 2,
                 {"linear-attention", "scores"});
-    check_error(run_attend({"compute", "linear-attention", "--input", in, "--lse"}), 2, {"linear-attention", "lse"});
+    check_error(run_attend({"compute", "echo-attention", "--plugin", plugin("echo"), "--input", in, "--lse"}), 2,
+                {"echo-attention", "lse"});
 }
 
 TEST_CASE("the metadata of the output repeats the call") {
@@ -442,9 +444,9 @@ TEST_CASE("auto: the selector decides and the report says why") {
         report({"auto", "--sequence-length", "64", "--config", folder.write("none.json", R"({"version": 1})")});
     CHECK(unruled.find("mechanism")->as_string() == "flash-attention-v2");
     CHECK(contains(unruled.find("reason")->as_string(), "no rule selected"));
-    const std::string rules = folder.write(
-        "c.json",
-        R"({"version": 1, "rules": [{"condition": "seqLen > 100", "mechanism": "linear-attention"},
+    const std::string rules =
+        folder.write("c.json",
+                     R"({"version": 1, "rules": [{"condition": "seqLen > 100", "mechanism": "linear-attention"},
             {"condition": "default", "mechanism": "flash-attention-v2", "options": {"block_size": 64}}]})");
     CHECK(report({"auto", "--sequence-length", "101", "--config", rules}).find("mechanism")->as_string() ==
           "linear-attention");
