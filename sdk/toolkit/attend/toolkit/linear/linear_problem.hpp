@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the linear engine derives from a problem once: sizes, tiling, how the work is cut, scratch layout.
+#pragma once
+
+#include "attend/toolkit/core/tensor_view.hpp"
+#include "attend/toolkit/core/workspace.hpp"
+#include "attend/toolkit/linear.h"
+#include "attend/toolkit/linear/prefix_state.hpp"
+#include "attend/toolkit/simd/isa.hpp"
+
+namespace attend::ATTEND_ISA {
+
+// Keys of a chunk. The triangle inside a chunk costs chunk / 2 * (F + Dv) per query, the state 2 F Dv whatever the chunk
+// is, and passes over the state are paid once per chunk: two full tiles of the widest entry balance them from F = 32 on.
+constexpr int64_t default_chunk = 96;
+constexpr int64_t wide_features = 1024;  // from here on one tile per chunk: its features must stay in the second-level cache
+constexpr int64_t key_lanes = max_lanes;
+constexpr int64_t segment_keys = 8192;   // sums are chains of chunks in a segment, then chains of segments
+constexpr int64_t least_segment = 512;
+constexpr int64_t wanted_units = 64;     // pieces of work that a call should have for machines with many cores
+constexpr int64_t tail_rows = 4 * max_lanes;
+
+constexpr int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+struct LinearSizes {
+    int64_t batch{0}, q_heads{0}, kv_heads{0}, q_len{0}, kv_len{0}, head_dim{0}, value_dim{0};
+    int64_t groups{0};       // heads with a state of their own: key heads, or query heads if mask or bias tell them apart
+    int64_t group_heads{1};  // query heads that read one state
+    int64_t raw{0};          // rows of Omega, or D
+    int64_t features{0};     // F
+    int64_t rows{0};         // of a state: F, and one more for the constant feature of the official stabiliser
+    int64_t chunk{default_chunk}, segment{segment_keys}, segments{0};
+    int64_t tail_blocks{0};
+    ValueTiles values;
+    bool causal{false};
+    bool log_weights{false};  // keys carry a logarithmic weight, so state and rows carry a reference
+    bool scan{false};         // causal and official: the largest u of all keys must be known before the first row
+
+    int64_t tiles() const { return up(chunk, key_lanes) / key_lanes; }
+    int64_t units() const { return batch * groups; }
+};
+
+inline bool is_exponential(uint32_t kind) { return kind == ATTEND_FEATURES_SOFTMAX || kind == ATTEND_FEATURES_HYPERBOLIC; }
+inline bool is_stabilised(uint32_t kind) { return is_exponential(kind) || kind == ATTEND_FEATURES_TRIG; }
+inline bool has_head_axis(const attend_tensor* tensor) { return tensor != nullptr && tensor->ndim == 4 && tensor->shape[1] > 1; }
+
+inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
+    const attend_feature_map& map = problem.features;
+    LinearSizes sizes;
+    sizes.batch = problem.query->shape[0];
+    sizes.q_heads = problem.query->shape[1];
+    sizes.q_len = problem.query->shape[2];
+    sizes.head_dim = problem.query->shape[3];
+    sizes.kv_heads = problem.key->shape[1];
+    sizes.kv_len = problem.key->shape[2];
+    sizes.value_dim = problem.value->shape[3];
+    sizes.causal = (problem.flags & ATTEND_LINEAR_CAUSAL) != 0;
+    const bool per_head = has_head_axis(problem.mask) || has_head_axis(problem.bias);
+    sizes.groups = per_head ? sizes.q_heads : sizes.kv_heads;
+    sizes.group_heads = sizes.groups > 0 ? sizes.q_heads / sizes.groups : 1;
+
+    sizes.raw = map.projection != nullptr ? map.projection->shape[1] : sizes.head_dim;
+    sizes.features = map.kind == ATTEND_FEATURES_DPFP ? 2 * sizes.head_dim * map.nu
+                   : map.kind == ATTEND_FEATURES_HYPERBOLIC || map.kind == ATTEND_FEATURES_TRIG ? 2 * sizes.raw : sizes.raw;
+    const bool official = is_stabilised(map.kind) && map.official != 0;
+    const bool constant = official && !sizes.causal && is_exponential(map.kind);
+    sizes.rows = sizes.features + (constant ? 1 : 0);
+    sizes.log_weights = problem.bias != nullptr || map.kind == ATTEND_FEATURES_TRIG || (is_exponential(map.kind) && !official)
+                     || problem.initial != nullptr;
+    sizes.scan = official && sizes.causal;
+    sizes.values = ValueTiles(sizes.value_dim);
+
+    sizes.chunk = problem.chunk > 0 ? problem.chunk : sizes.features >= wide_features ? key_lanes : default_chunk;
+    sizes.chunk = most(1, least(sizes.chunk, up(sizes.kv_len, key_lanes)));
+    // Segments follow from shapes alone, so that sums are the same for any number of workers.
+    const int64_t spare = sizes.units() > 0 ? wanted_units / sizes.units() : 1;
+    int64_t wanted = least(most(spare, 1), sizes.kv_len / least_segment);
+    wanted = most(most(wanted, 1), (sizes.kv_len + segment_keys - 1) / segment_keys);
+    sizes.segment = up(most((sizes.kv_len + wanted - 1) / wanted, 1), sizes.chunk);
+    sizes.segments = (sizes.kv_len + sizes.segment - 1) / sizes.segment;
+    sizes.tail_blocks = (sizes.q_len + tail_rows - 1) / tail_rows;
+    return sizes;
+}
+
+// Scratch of one worker.
+struct LinearScratch {
+    // The keys of a chunk, in tiles of key_lanes: features [tile][rows][lane], and per key.
+    float *keys, *largest, *norm, *log_weight, *weight, *prefix_max;
+    uint8_t *visible;
+    int32_t *prefix_count, *wild;
+    float *values;  // [value tile][key][lanes of the tile]
+    // Tokens of one tile: rows on their way to features, and features of queries.
+    float *input, *queries;
+    const float **token_rows;
+    // A tile of queries.
+    float *triangle;  // [key][lane]
+    float *acc;       // [Dv][lane]
+    float *sum, *query_max, *query_norm, *reference, *factor;
+    float **out_rows;
+    PrefixState total, partial, reading;
+
+    static LinearScratch take(Workspace& space, const LinearSizes& sizes, bool dpfp) {
+        const int64_t keys = sizes.tiles() * key_lanes;
+        LinearScratch scratch;
+        scratch.keys = space.take<float>(sizes.rows * keys);
+        scratch.largest = space.take<float>(keys);
+        scratch.norm = space.take<float>(keys);
+        scratch.log_weight = space.take<float>(keys);
+        scratch.weight = space.take<float>(keys);
+        scratch.prefix_max = space.take<float>(keys);
+        scratch.visible = space.take<uint8_t>(keys);
+        scratch.prefix_count = space.take<int32_t>(keys);
+        scratch.wild = space.take<int32_t>(keys);
+        scratch.values = space.take<float>(keys * sizes.values.width());
+        scratch.input = space.take<float>((dpfp ? 2 : 1) * sizes.head_dim * max_lanes);
+        scratch.queries = space.take<float>(sizes.features * max_lanes);
+        scratch.token_rows = space.take<const float*>(max_lanes);
+        scratch.triangle = sizes.causal ? space.take<float>(keys * max_lanes) : nullptr;
+        scratch.acc = space.take<float>(sizes.value_dim * max_lanes);
+        scratch.sum = space.take<float>(max_lanes);
+        scratch.query_max = space.take<float>(max_lanes);
+        scratch.query_norm = space.take<float>(max_lanes);
+        scratch.reference = space.take<float>(max_lanes);
+        scratch.factor = space.take<float>(max_lanes);
+        scratch.out_rows = space.take<float*>(max_lanes);
+        scratch.total = PrefixState::take(space, sizes.rows, sizes.values);
+        scratch.partial = PrefixState::take(space, sizes.rows, sizes.values);
+        scratch.reading = PrefixState::take(space, sizes.rows, sizes.values);
+        return scratch;
+    }
+};
+
+// One call of the engine, read by all workers.
+struct LinearRun {
+    const attend_linear_problem* problem;
+    LinearSizes sizes;
+    TensorView<const float, 4> query, key, value, bias;
+    TensorView<const uint8_t, 4> mask;
+    TensorView<const float, 3> projection;
+    TensorView<float, 4> output;
+    TensorView<float, 3> lse;
+    float query_scale, key_scale, feature_eps, kernel_eps;
+    double feature_norm;  // 1/M or 1/(2M): the factor that phi(q) phi(k) is short of
+    bool official;
+    unsigned char* memory;
+    uint64_t slot_bytes;
+    uint32_t slots;
+    PrefixState* states;  // [unit][segments + 1], when the phases are run apart
+    float* largest;       // [unit][segment], for the scan
+
+    LinearScratch scratch(uint32_t slot) const {
+        Workspace space(memory + slot * slot_bytes);
+        return LinearScratch::take(space, sizes, problem->features.kind == ATTEND_FEATURES_DPFP);
+    }
+};
+
+// The part of a call that belongs to one batch item and one state.
+struct Unit {
+    int64_t batch, group, first_head, kv_head;
+    int64_t keys, rows;  // lengths of the item
+    int64_t offset;      // position of query 0
+    float largest;       // of all visible keys, after a scan
+
+    // First row with a position of at least `position`, within the item's rows.
+    int64_t row_at(int64_t position) const { return most(0, least(rows, position - offset)); }
+};
+
+inline Unit unit_of(const LinearRun& run, int64_t index) {
+    const attend_linear_problem& problem = *run.problem;
+    const LinearSizes& sizes = run.sizes;
+    Unit unit;
+    unit.batch = index / sizes.groups;
+    unit.group = index % sizes.groups;
+    unit.first_head = unit.group * sizes.group_heads;
+    unit.kv_head = unit.first_head * sizes.kv_heads / sizes.q_heads;
+    unit.keys = problem.key_lengths != nullptr ? integer_at(problem.key_lengths, unit.batch) : sizes.kv_len;
+    unit.rows = problem.query_lengths != nullptr ? integer_at(problem.query_lengths, unit.batch) : sizes.q_len;
+    unit.offset = (problem.flags & ATTEND_LINEAR_OFFSET_PER_ITEM) != 0 ? unit.keys - unit.rows : problem.causal_offset;
+    unit.largest = -infinity;
+    return unit;
+}
+
+attend_status check_linear_problem(const attend_linear_problem& problem, attend_error* error);
+
+}  // namespace attend::ATTEND_ISA
