@@ -37,8 +37,7 @@ constexpr OptionRow option_table[] = {
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form x"),
     input_port(ATTEND_K, "key", "form=projected: B,Nk,or(key_dim,E) | B,Hkv,Nk,D", "keys; in the projected form the context"),
-    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "form=projected: B,Nk,or(value_dim,or(key_dim,E)) | B,Hkv,Nk,Dv",
-                "values; absent: key", "key", ATTEND_F32},
+    common::value_port("form=projected: B,Nk,or(value_dim,or(key_dim,E)) | B,Hkv,Nk,Dv"),
     common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
     weight_port("wq", "form=projected: Hq*D,E", "kaimingUniform as Wq", "query projection"),
     weight_port("wk", "form=projected: Hkv*D,or(key_dim,E)", "kaimingUniform as Wk", "key projection"),

@@ -39,9 +39,9 @@ constexpr OptionRow option_table[] = {
 };
 
 constexpr attend_port port_table[] = {
-    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"),
-    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
-    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    common::query_port(),
+    common::key_port(),
+    common::value_port(),
     common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
     input_port(0, "alibi_slopes", "Hq | B,Hq", "ALiBi slope m of each head: scores lose m |i' - j|", ATTEND_OPTIONAL),
     input_port(0, "block_pattern", "pattern_items,pattern_heads,pattern_rows,pattern_columns",

@@ -44,8 +44,8 @@ constexpr OptionRow option_table[] = {
 
 #define ATTEND_BOTH_RANKS(guard) guard " & use_projection: M,D | " guard " & use_projection: Hkv,M,D"
 constexpr attend_port port_table[] = {
-    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"), input_port(ATTEND_K, "key", "B,Hkv,Nk,D", "keys"),
-    input_port(ATTEND_V, "value", "B,Hkv,Nk,Dv", "values"), common::mask_port(), common::bias_port(), common::query_lengths_port(),
+    common::query_port(), common::key_port(),
+    common::value_port(), common::mask_port(), common::bias_port(), common::query_lengths_port(),
     common::key_lengths_port(),
     weight_port("projection", ATTEND_BOTH_RANKS("feature_map=favor+") " | " ATTEND_BOTH_RANKS("kernel_type=softmax"), nullptr,
                 "directions of favor+, [M,D] or one matrix per key head; left out: drawn from the seed", ATTEND_OPTIONAL),

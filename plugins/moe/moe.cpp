@@ -47,8 +47,8 @@ constexpr OptionRow option_table[] = {
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries; the heads of a token are merged"),
-    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
-    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    common::key_port(),
+    common::value_port(),
     common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
     weight_port("wr", "Hq*D,num_experts", "normal(0,0.02) as Wr", "router [in, out]"),
     weight_port("wr_k", "scope=routed: Hkv*D,num_experts", "Hkv*D=Hq*D: same(wr) | normal(0,0.02) as WrK", "router of the keys [in, out]"),

@@ -39,10 +39,8 @@ constexpr OptionRow option_table[] = {
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,D", "queries"),
-    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key",
-                "form=projected & batch_first: B,Nk,or(kdim,E) | form=projected: Nk,B,or(kdim,E) | B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
-    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value",
-                "form=projected & batch_first: B,Nk,or(vdim,E) | form=projected: Nk,B,or(vdim,E) | B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    common::key_port("form=projected & batch_first: B,Nk,or(kdim,E) | form=projected: Nk,B,or(kdim,E) | B,Hkv,Nk,D"),
+    common::value_port("form=projected & batch_first: B,Nk,or(vdim,E) | form=projected: Nk,B,or(vdim,E) | B,Hkv,Nk,Dv"),
     common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
     weight_port("wq", "form=projected: E,E", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wq | xavierUniform as Wq", "query projection [out, in by rows]"),
     weight_port("wk", "form=projected: E,or(kdim,E)", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wk | xavierUniform as Wk", "key projection"),

@@ -40,8 +40,8 @@ constexpr OptionRow option_table[] = {
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form the tokens X"),
-    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "form=core: B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
-    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "form=core: B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    common::key_port("form=core: B,Hkv,Nk,D"),
+    common::value_port("form=core: B,Hkv,Nk,Dv"),
     input_port(0, "past_key", "form=projected: B,Hkv,Np,D", "cached keys in front of the projected ones", ATTEND_OPTIONAL),
     input_port(0, "past_value", "form=projected: B,Hkv,Np,D", "cached values", ATTEND_OPTIONAL),
     common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),

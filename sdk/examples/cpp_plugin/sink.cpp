@@ -21,9 +21,9 @@ constexpr OptionRow option_table[] = {
     common::causal("true"), common::scale(),
 };
 constexpr attend_port port_table[] = {
-    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"),
-    attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", "B,Hkv,Nk,D", "keys; absent: query", "query", ATTEND_F32},
-    attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", "B,Hkv,Nk,Dv", "values; absent: key", "key", ATTEND_F32},
+    common::query_port(),
+    common::key_port(),
+    common::value_port(),
     output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
     output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
 };

@@ -138,6 +138,14 @@ constexpr attend_port weight_port(const char* name, const char* shape, const cha
 }
 namespace common {
 
+// The usual three. Keys that are left out are the queries, values that are left out the keys.
+constexpr attend_port query_port(const char* help = "queries") { return input_port(ATTEND_Q, "query", "B,Hq,Nq,D", help); }
+constexpr attend_port key_port(const char* shape = "B,Hkv,Nk,D", const char* help = "keys; absent: query") {
+    return attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", shape, help, "query", ATTEND_F32};
+}
+constexpr attend_port value_port(const char* shape = "B,Hkv,Nk,Dv", const char* help = "values; absent: key") {
+    return attend_port{sizeof(attend_port), ATTEND_V, ATTEND_INPUT, 0, "value", shape, help, "key", ATTEND_F32};
+}
 constexpr attend_port mask_port() {
     return input_port(ATTEND_MASK, "mask", "broadcast(B,Hq,Nq,Nk)", "non-zero: the pair may attend", ATTEND_OPTIONAL,
                       ATTEND_U8);
