@@ -175,7 +175,7 @@ TEST_CASE("ranks: [N,D] and packed tensors come back as they were given") {
                 {"--heads: is 4", "2 heads"});
 }
 
-TEST_CASE("--lse and --scores are written, and refused where they are not defined") {
+TEST_CASE("flag --lse and --scores are written, and refused where they are not defined") {
     const Folder folder;
     const std::string in = folder / "in.safetensors", out = folder / "out.safetensors";
     save(in, {{"query", ramp({1, 1, 4, 4})}});
@@ -292,7 +292,7 @@ TEST_CASE("half-precision tensors are computed in F32 and come back as they were
     CHECK(load(out).find("output")->dtype == attend::DType::f16);
 }
 
-TEST_CASE("--set takes JSON and bare values, in either spelling") {
+TEST_CASE("flag --set takes JSON and bare values, in either spelling") {
     const std::vector<std::string> base{"flash-attention-v2", "--sequence-length", "40", "--dim", "8"};
     const auto with = [&](std::vector<std::string> more) {
         std::vector<std::string> words = base;
@@ -337,7 +337,7 @@ TEST_CASE("wrong options are named with what is accepted") {
                 {"linear-attention", "softcap"});
 }
 
-TEST_CASE("--options gives many at once, and --set goes before it") {
+TEST_CASE("flag --options gives many at once, and --set goes before it") {
     const Folder folder;
     const std::string file = folder.write("o.json", R"({"causal": true, "windowSize": 3, "scale": 0.5})");
     const attend::Json options =
@@ -357,7 +357,7 @@ TEST_CASE("--options gives many at once, and --set goes before it") {
         {"none.json: cannot be read"});
 }
 
-TEST_CASE("--seed seeds generated tensors, also of mechanisms without an option of that name") {
+TEST_CASE("flag --seed seeds generated tensors, also of mechanisms without an option of that name") {
     const std::vector<std::string> echo{"echo-attention", "--plugin", plugin("echo"), "--sequence-length", "4"};
     std::vector<std::string> seeded = echo;
     seeded.insert(seeded.end(), {"--seed", "18446744073709551615"});
@@ -421,7 +421,7 @@ TEST_CASE("the result does not depend on the number of threads") {
     CHECK(with("1").find("checksum")->as_string() == with("5").find("checksum")->as_string());
 }
 
-TEST_CASE("--backend lowers the instruction set that really runs") {
+TEST_CASE("flag --backend lowers the instruction set that really runs") {
     CHECK(report({"flash-attention-v2", "--sequence-length", "8", "--backend", "baseline"})
               .find("backend")
               ->as_string() == "baseline");
@@ -430,7 +430,7 @@ TEST_CASE("--backend lowers the instruction set that really runs") {
               ->as_string() == "baseline");
 }
 
-TEST_CASE("--repeat reports the median and gives the same result") {
+TEST_CASE("flag --repeat reports the median and gives the same result") {
     const attend::Json json = report({"flash-attention-v2", "--sequence-length", "16", "--repeat", "5"});
     CHECK(json.find("repeat")->as_int64() == 5);
     CHECK(json.find("checksum")->as_string() == checksum({"flash-attention-v2", "--sequence-length", "16"}));

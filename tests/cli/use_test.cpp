@@ -4,7 +4,7 @@
 
 using namespace cli_test;
 
-TEST_CASE("--version names product, plugin ABI and commit") {
+TEST_CASE("flag --version names product, plugin ABI and commit") {
     const Run run = run_attend({"--version"});
     CHECK(run.status == 0);
     CHECK(run.out.starts_with("attend 0."));
@@ -14,7 +14,7 @@ TEST_CASE("--version names product, plugin ABI and commit") {
     CHECK(run_attend({"--version", "--json"}).json().find("plugin_abi") != nullptr);
 }
 
-TEST_CASE("--help lists the commands that exist and no others") {
+TEST_CASE("flag --help lists the commands that exist and no others") {
     const Run run = run_attend({"--help"});
     CHECK(run.status == 0);
     for (const char* command :

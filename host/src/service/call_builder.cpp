@@ -85,6 +85,17 @@ public:
                  {"D", sizes.head_dim}, {"Dv", sizes.value_dim}})
             scope_.symbols[name] = static_cast<double>(value);
         if (auto done = describe(max_workers); !done) return done.error();
+        if (sizes.lse) plan_->desc.flags |= ATTEND_PLAN_NEED_LSE;
+        if (sizes.scores) plan_->desc.flags |= ATTEND_PLAN_NEED_SCORES;
+        // A request says that it has a mask, not of which kind, so the general one is assumed: per pair, for all heads alike.
+        const Shape pairs{sizes.batch, 1, sizes.q_len, sizes.kv_len}, pair_strides = compact_strides(pairs);
+        std::array<CallTensor, 2> given;
+        std::vector<attend_binding> bindings;
+        given[0].describe(pairs, pair_strides, DType::u8, nullptr);
+        given[1].describe(pairs, pair_strides, DType::f32, nullptr);
+        if (sizes.mask) bindings.push_back({sizeof(attend_binding), ATTEND_MASK, "mask", &given[0].tensor});
+        if (sizes.bias) bindings.push_back({sizeof(attend_binding), ATTEND_BIAS, "bias", &given[1].tensor});
+        plan_->desc.bindings = {bindings.data(), static_cast<std::uint32_t>(bindings.size()), sizeof(attend_binding)};
         Estimate result;
         const attend_mechanism& functions = *mechanism_->functions;
         std::array<char, 512> text{};
