@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+# PROGRAM prints the layout; GOLDEN holds the released one, and REWRITE replaces it.
+execute_process(COMMAND "${PROGRAM}" OUTPUT_VARIABLE actual RESULT_VARIABLE status)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "${PROGRAM}: ended with ${status}")
+endif()
+if(REWRITE)
+  file(WRITE "${GOLDEN}" "${actual}")
+  return()
+endif()
+file(READ "${GOLDEN}" golden)
+if(NOT actual STREQUAL golden)
+  file(WRITE "${ACTUAL}" "${actual}")
+  execute_process(COMMAND diff -u "${GOLDEN}" "${ACTUAL}")
+  message(FATAL_ERROR "the layout of the ABI differs from ${GOLDEN}; a struct only grows at its end, with a new minor version")
+endif()
