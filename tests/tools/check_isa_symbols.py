@@ -29,10 +29,9 @@ CASES = {
     "good": (GOOD, ".cpp", None),
     "c_kernel": ("float attend_hook_avx2(float x);\nfloat attend_hook_avx2(float x) { return x + 1.0f; }\n", ".c", None),
     "global_function": (GOOD + "float helper(float x);\nfloat helper(float x) { return x * 3.0f; }\n", ".cpp", "_Z6helperf"),
-    # Twice, so that it is not inlined: an inlined helper leaves no symbol and does no harm.
-    "inline_std": ("#include <vector>\nnamespace attend::avx2 {\nvoid grow(std::vector<float>& to, float x);\n"
-                   "void grow(std::vector<float>& to, float x) {\n    to.push_back(x);\n    to.push_back(2 * x);\n}\n}\n",
-                   ".cpp", "_ZNSt6vectorIfSaIfEE"),
+    # std::sort calls itself and so is not inlined: an inlined helper leaves no symbol and does no harm.
+    "inline_std": ("#include <algorithm>\nnamespace attend::avx2 {\nvoid order(float* begin, float* end);\n"
+                   "void order(float* begin, float* end) { std::sort(begin, end); }\n}\n", ".cpp", "_ZSt16__introsort_loop"),
     "run_time_initialiser": ("#include <cmath>\nnamespace attend::avx2 {\nextern volatile double seed;\nvolatile double seed = 2.0;\n"
                              "extern const double root;\nconst double root = std::sqrt(seed);\n}\n", ".cpp", ".init_array"),
     "thread_local": ("namespace attend::avx2 {\nextern thread_local int counter;\nthread_local int counter = 0;\n}\n", ".cpp", ".tbss"),
