@@ -108,15 +108,18 @@ private:
         if (me.loop_ == Loop::refused) return ATTEND_CANCELLED;
         static thread_local std::int64_t running = -1;  // the slot of the body that this thread runs
         const std::uint64_t chunk = std::max<std::uint64_t>(grain, 1);
-        std::atomic<std::uint64_t> next{0};
+        std::atomic<std::uint64_t> next{0};  // the begin of the chunk to be handed out
         std::atomic<attend_status> first{ATTEND_OK};
+        const auto run = [&](std::uint64_t begin, std::uint32_t slot) {
+            const attend_status status = body(user, begin, std::min(n, begin + chunk), slot);
+            attend_status none = ATTEND_OK;
+            if (status != ATTEND_OK) first.compare_exchange_strong(none, status);
+        };
         const auto work = [&](std::uint32_t slot) {
             for (;;) {
                 const std::uint64_t begin = next.fetch_add(chunk);
                 if (begin >= n || first != ATTEND_OK) return;
-                const attend_status status = body(user, begin, std::min(n, begin + chunk), slot);
-                attend_status none = ATTEND_OK;
-                if (status != ATTEND_OK) first.compare_exchange_strong(none, status);
+                run(begin, slot);
             }
         };
         if (running >= 0 || me.loop_ == Loop::serial || (flags & ATTEND_PARALLEL_SERIAL) != 0) {
@@ -126,10 +129,13 @@ private:
             running = before;
             return first;
         }
+        // Every worker gets one chunk for certain, however busy the machine is; the rest goes to whoever asks first.
+        next = workers * chunk;
         std::vector<std::thread> threads;
         for (std::uint32_t slot = 0; slot < workers; ++slot)
-            threads.emplace_back([&work, slot] {
+            threads.emplace_back([&, slot] {
                 running = slot;
+                if (slot * chunk < n) run(slot * chunk, slot);
                 work(slot);
                 running = -1;
             });
