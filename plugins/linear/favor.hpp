@@ -74,11 +74,11 @@ inline attend_status check(const FavorOptions& options, const PlanArgs& args, at
     if (was_given(*args.values, "orthogonal") && was_given(*args.values, "orthogonal_features"))
         return bad_option(error, "options \"orthogonal\" and \"orthogonal_features\" are the same one, given twice; accepted: one of them", "orthogonal_features");
     if (options.scale.given && options.scale.value < 0.0)
-        return bad_option(error, "option \"scale\" is negative; accepted: above 0, or 0 for 1/sqrt(D)", "scale");
+        return refuse_value(error, ATTEND_BAD_OPTION, "scale", options.scale.value, "its root multiplies queries and keys; accepted: above 0, or 0 for 1/sqrt(D)");
     if (!options.use_projection && options.kernel != relu)
         return bad_option(error, "option \"use_projection\" is false, but only the relu kernel does without directions; accepted: true, or kernel = relu", "use_projection");
     if (is_exact(options, desc) && options.feature_eps > 0.0 && was_given(*args.values, "feature_eps"))
-        return bad_option(error, "option \"feature_eps\" is above 0, but the stabilizer in force is exact and adds nothing; accepted: 0, or stabilizer = official", "feature_eps");
+        return refuse_value(error, ATTEND_BAD_OPTION, "feature_eps", options.feature_eps, "the stabilizer in force is exact and adds nothing; accepted: 0, or stabilizer = official");
     if (options.kernel == trig && (desc.flags & ATTEND_PLAN_NEED_LSE))
         return refuse(error, "LSE is not defined for kernel = trig: its weights have both signs; accepted: a call without LSE, or another kernel", "lse");
     if (!options.use_projection && given != nullptr)
@@ -87,7 +87,9 @@ inline attend_status check(const FavorOptions& options, const PlanArgs& args, at
     const OptionalInt& asked = options.num_features.given ? options.num_features : options.num_random_features;
     if (given != nullptr && (rows < 1 || (asked.given && asked.value != rows))) {
         Message text;
-        text << "weight \"projection\" has " << rows << " rows, num_features is " << asked.value << "; accepted: at least 1, and the same number";
+        text << "weight \"projection\" has " << rows << " rows; accepted: ";
+        if (asked.given) text << asked.value << ", as option \"num_features\" says";
+        else text << "at least 1";
         return text.fail(error, ATTEND_NOT_FOUND, "projection");
     }
     if (static_cast<double>(rows) * static_cast<double>(desc.head_dim) * static_cast<double>(desc.num_kv_heads) > 0x1p40) {

@@ -11,9 +11,9 @@
 namespace attend::ATTEND_ISA {
 
 // Keys of a chunk. The triangle inside a chunk costs chunk / 2 * (F + Dv) per query, the state 2 F Dv whatever the chunk
-// is, and passes over the state are paid once per chunk: two full tiles of the widest entry balance them from F = 32 on.
-constexpr int64_t default_chunk = 96;
-constexpr int64_t wide_features = 1024;  // from here on one tile per chunk: its features must stay in the second-level cache
+// is, and a pass over the state is paid once per chunk. One full tile of the widest entry is best from F = 32 to 266: twice
+// as many keys cost 6 to 18 %.
+constexpr int64_t default_chunk = 48;
 constexpr int64_t key_lanes = max_lanes;
 constexpr int64_t segment_keys = 8192;   // sums are chains of chunks in a segment, then chains of segments
 constexpr int64_t least_segment = 512;
@@ -72,7 +72,7 @@ inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
     sizes.scan = official && sizes.causal;
     sizes.values = ValueTiles(sizes.value_dim);
 
-    sizes.chunk = problem.chunk > 0 ? problem.chunk : sizes.features >= wide_features ? key_lanes : default_chunk;
+    sizes.chunk = problem.chunk > 0 ? problem.chunk : default_chunk;
     sizes.chunk = most(1, least(sizes.chunk, up(sizes.kv_len, key_lanes)));
     // Segments follow from shapes alone, so that sums are the same for any number of workers.
     const int64_t spare = sizes.units() > 0 ? wanted_units / sizes.units() : 1;

@@ -7,8 +7,11 @@ namespace attend::ATTEND_ISA {
 template <int V>
 inline void LinearWorker::attend_tile(int64_t head, int64_t row, int64_t rows, const PrefixState& state, bool triangle) {
     constexpr int64_t lanes = V * batch_lanes;
-    for (int64_t lane = 0; lane < lanes; ++lane)
+    for (int64_t lane = 0; lane < lanes; ++lane) {
         scratch_.token_rows[lane] = run_.query.at(unit_.batch, head, row + least(lane, rows - 1), 0);
+        const int64_t next = row + lane + lanes;
+        if (next < unit_.rows) prefetch_row(run_.query.at(unit_.batch, head, next, 0), run_.query.strides[3], sizes_.head_dim);
+    }
     raw_features<V>(run_.query.strides[3], run_.query_scale, scratch_.queries, scratch_.query_norm, scratch_.query_max);
     if (is_exponential(map_.kind)) {
         for (int64_t lane = 0; lane < lanes; ++lane)

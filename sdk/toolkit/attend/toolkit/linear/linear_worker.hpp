@@ -88,7 +88,18 @@ private:
     // Products get scratch_.factor where it is not read, too: gcc warns of what happens to a null pointer that never does.
     float* key_features(int64_t tile) const { return scratch_.keys + tile * sizes_.rows * key_lanes; }
 
+    // A row that is read soon: gathering sixteen rows at a time is an order in which processors foresee nothing (10 to 15 %
+    // of calls that do not fit their caches).
+    static void prefetch_row(const float* row, int64_t stride, int64_t count) {
+        if (stride != 1) return;
+        for (int64_t at = 0; at < count; at += 16) __builtin_prefetch(row + at);
+    }
+
     void raw_keys(int64_t tile) {
+        for (int64_t lane = 0; lane < key_lanes; ++lane) {
+            const int64_t next = first_ + tile * key_lanes + lane + sizes_.chunk;
+            if (next < unit_.keys) prefetch_row(run_.key.at(unit_.batch, unit_.kv_head, next, 0), run_.key.strides[3], sizes_.head_dim);
+        }
         for (int64_t lane = 0; lane < key_lanes; ++lane)
             scratch_.token_rows[lane] = run_.key.at(unit_.batch, unit_.kv_head, first_ + least(tile * key_lanes + lane, count_ - 1), 0);
         raw_features<max_vectors>(run_.key.strides[3], run_.key_scale, key_features(tile), scratch_.norm + tile * key_lanes,
@@ -212,6 +223,7 @@ inline void LinearWorker::pack_values() {
     for (int64_t key = 0; key < count_; ++key) {
         bool copied = scratch_.visible[key] != 0;
         const float* from = value_row(key);
+        if (first_ + key + sizes_.chunk < unit_.keys) prefetch_row(value_row(key + sizes_.chunk), stride, sizes_.value_dim);
         if (copied && sizes_.causal && !row_is_finite(from, stride, sizes_.value_dim)) {
             scratch_.wild[wild_++] = static_cast<int32_t>(key);
             copied = false;
