@@ -191,7 +191,7 @@ Result<Session> open_session(const GlobalFlags& flags, Refusals refusals, Rules 
         warn(flags.quiet, error.message);
     }
     for (const SearchedDir& dir : session.service->searched_dirs())
-        if (!dir.note.empty() && dir.candidates == 0 && !dir.note.starts_with("holds no") && asked_for(dir.origin))
+        if (!dir.note.empty() && asked_for(dir.origin))
             warn(flags.quiet, dir.path.string() + " (" + dir.origin + "): " + dir.note);
     if (!session.settings.built_in_config) {
         const std::vector<Error> problems =

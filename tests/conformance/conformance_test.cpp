@@ -59,8 +59,8 @@ PLUGIN(built_in, sparse, "")
 PLUGIN(built_in, linear, "")
 PLUGIN(built_in, flash, "")
 PLUGIN(built_in, moe, "")
-PLUGIN(example, minimal, "[!mayfail]")
-PLUGIN(example, hook, "[!mayfail]")
+PLUGIN(example, minimal, "")
+PLUGIN(example, hook, "")
 PLUGIN(example, cpp, "")
 
 TEST_CASE("conformance: the checks have distinct names and each states its rule") {

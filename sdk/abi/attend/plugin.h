@@ -137,6 +137,14 @@ ATTEND_UNUSED static inline float *attend_f32_row(const attend_tensor *tensor, i
     return (float *)tensor->data + batch * tensor->strides[0] + head * tensor->strides[1] + position * tensor->strides[2];
 }
 
+/* A block that is marked REQUIRED and that the caller does not know must be refused; it knows none but `known` (or NULL). */
+ATTEND_UNUSED static inline attend_status attend_check_blocks(const attend_ext *next, const char *known, attend_error *err) {
+    for (; next; next = next->next)
+        if ((next->flags & ATTEND_EXT_REQUIRED) && !(known && attend_text_equal(next->id, known)))
+            return attend_fail(err, ATTEND_UNSUPPORTED, "a required block is unknown here", "next");
+    return ATTEND_OK;
+}
+
 ATTEND_UNUSED static inline void attend_copy_sized(void *to, uint32_t to_size, const void *from, uint32_t from_size) {
     const uint32_t shared = to_size < from_size ? to_size : from_size;
     for (uint32_t at = 0; at < shared; ++at) ((unsigned char *)to)[at] = ((const unsigned char *)from)[at];

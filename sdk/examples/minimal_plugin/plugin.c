@@ -37,6 +37,7 @@ static attend_status mean_rows(void *user, uint64_t begin, uint64_t end, uint32_
 }
 
 static attend_status execute(const attend_plan *plan, const attend_exec *call, attend_error *error) {
+    if (attend_check_blocks(call->next, NULL, error) != ATTEND_OK) return ATTEND_UNSUPPORTED;
     struct job job = {&plan->desc, attend_find(&call->bindings, ATTEND_V), attend_find(&call->bindings, ATTEND_OUT)};
     if (!job.value || !job.output) return attend_fail(error, ATTEND_INVALID_ARGUMENT, "value and output must be bound", "bindings");
     const uint64_t rows = (uint64_t)(plan->desc.batch * plan->desc.num_q_heads * plan->desc.q_len);
@@ -44,6 +45,7 @@ static attend_status execute(const attend_plan *plan, const attend_exec *call, a
 }
 
 static attend_status make_plan(attend_lib *lib, const attend_plan_desc *desc, attend_plan **out, attend_error *error) {
+    if (attend_check_blocks(desc->next, NULL, error) != ATTEND_OK) return ATTEND_UNSUPPORTED;
     attend_plan *plan = lib->host->alloc(lib->host, sizeof *plan, 64);
     if (!plan) return attend_fail(error, ATTEND_OUT_OF_MEMORY, "no memory for the plan", NULL);
     plan->host = lib->host;

@@ -34,6 +34,7 @@ struct attend_plan {
 };
 
 static attend_status execute(const attend_plan *plan, const attend_exec *call, attend_error *error) {
+    if (attend_check_blocks(call->next, NULL, error) != ATTEND_OK) return ATTEND_UNSUPPORTED;
     const struct recency_call job = {&plan->desc, attend_find(&call->bindings, ATTEND_Q), attend_find(&call->bindings, ATTEND_K),
                                      attend_find(&call->bindings, ATTEND_V), attend_find(&call->bindings, ATTEND_OUT), plan->half_life};
     if (!job.query || !job.key || !job.value || !job.output)
@@ -43,6 +44,7 @@ static attend_status execute(const attend_plan *plan, const attend_exec *call, a
 }
 
 static attend_status make_plan(attend_lib *lib, const attend_plan_desc *desc, attend_plan **out, attend_error *error) {
+    if (attend_check_blocks(desc->next, NULL, error) != ATTEND_OK) return ATTEND_UNSUPPORTED;
     const attend_value *half_life = attend_find_option(&desc->options, "half_life");
     if (!half_life || !(half_life->u.f > 0.0)) return attend_fail(error, ATTEND_BAD_OPTION, "half_life must be above 0", "half_life");
     attend_plan *plan = lib->host->alloc(lib->host, sizeof *plan, 64);

@@ -294,9 +294,7 @@ struct OptionBuffer {
 inline attend_status check(const attend_lib* lib, const MechanismEntry& entry, const attend_plan_desc* given, attend_error* error,
                            OptionBuffer& options) {
     (void)lib;
-    for (const attend_ext* block = given->next; block; block = block->next)
-        if (block->flags & ATTEND_EXT_REQUIRED)
-            return fail(error, ATTEND_UNSUPPORTED, Message{} << entry.name << ": required block \"" << block->id << "\" is unknown", "next");
+    if (attend_status status = attend_check_blocks(given->next, nullptr, error)) return status;
     attend_plan_desc desc;
     attend_copy_sized(&desc, sizeof desc, given, given->struct_size);
     if (attend_status status = check_sizes(entry, desc, error)) return status;
@@ -394,6 +392,7 @@ inline attend_status execute(const attend_plan* plan, const attend_exec* call, a
         return fail(error, ATTEND_WORKSPACE_TOO_SMALL, Message{} << entry.name << ": workspace of "
                     << static_cast<int64_t>(call->workspace_bytes) << " bytes; needed: "
                     << static_cast<int64_t>(plan->workspace_bytes), "workspace");
+    if (attend_status status = attend_check_blocks(call->next, ATTEND_EXT_DYNAMIC_ROWS, error)) return status;
     ForwardArgs args{};
     args.desc = &plan->desc;
     const attend_tensor** roles[] = {&args.query, &args.key, &args.value, &args.output, &args.lse, &args.scores,
