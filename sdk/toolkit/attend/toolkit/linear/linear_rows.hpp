@@ -2,6 +2,8 @@
 // The query side of LinearWorker (linear_worker.hpp, which includes this file): a tile of rows of one head.
 #pragma once
 
+#include "attend/toolkit/linear/linear_worker.hpp"
+
 namespace attend::ATTEND_ISA {
 
 template <int V>
