@@ -40,7 +40,7 @@ inline constexpr double most_features = 2147483647.0;
     option_real((at) + offsetof(FavorOptions, feature_eps), "feature_eps", "1e-6", {0, no_limit}, "added to each exponential by the official stabilizer", "kernel!=relu & kernel!=trig"), \
     option_real((at) + offsetof(FavorOptions, kernel_eps), "kernel_eps", "1e-3", {0, no_limit}, "added to each relu feature", "kernel=relu"),               \
     option_bool((at) + offsetof(FavorOptions, use_projection), "use_projection", true, "false: relu of the input itself"),                                  \
-    option_real((at) + offsetof(FavorOptions, denom_eps), "denom_eps", "1e-6", {0, no_limit}, "denominators not above this in size get twice this added (official, relu)")
+    option_real((at) + offsetof(FavorOptions, denom_eps), "denom_eps", "1e-6", {0, no_limit}, "denominators not above this in size get twice this added (official, relu)", "kernel=relu | stabilizer=official | stabilizer=auto & !causal")
 
 inline const char* const own_options[] = {"num_features", "num_random_features", "kernel", "orthogonal", "orthogonal_features", "norms", "redraw_index", "redraw",
                                           "per_head_features", "stabilizer", "feature_eps", "kernel_eps", "use_projection", "denom_eps"};

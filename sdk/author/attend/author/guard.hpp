@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guards: small conditions on options, written in tables. "projected" texts like "form=projected & bias" say when an
 // option is read; the same grammar heads the alternatives of port shapes (sdk/docs/plugin-abi.md, "Ports").
-//   guard = term { "&" term } ;  term = name | "!" name | name "=" value | name "!=" value
+//   guard = all { "|" all } ;  all = term { "&" term } ;  term = name | "!" name | name "=" value | name "!=" value
 // A bare name holds if the option is true. An option that the table lacks, or that has no value, makes its term false.
 #pragma once
 
@@ -48,13 +48,18 @@ inline bool term_holds(Span term, const MechanismEntry& entry, const attend_arra
     return false;
 }
 
+// One of the alternatives holds if all of its terms do.
 inline bool guard_holds(const char* guard, const MechanismEntry& entry, const attend_array& values) {
     uint64_t begin = 0;
+    bool all = true;
     for (uint64_t at = 0;; ++at) {
-        if (guard[at] != '&' && guard[at] != '\0') continue;
-        if (!term_holds({guard + begin, at - begin}, entry, values)) return false;
-        if (guard[at] == '\0') return true;
+        const char c = guard[at];
+        if (c != '&' && c != '|' && c != '\0') continue;
+        all = all && term_holds({guard + begin, at - begin}, entry, values);
         begin = at + 1;
+        if (c == '&') continue;
+        if (all || c == '\0') return all;
+        all = true;
     }
 }
 
