@@ -31,6 +31,18 @@ struct ProjectionSizes {
         block = tiles * ((out + wide_block - 1) / wide_block) >= enough_items ? wide_block : narrow_block;
         blocks = (out + block - 1) / block;
     }
+
+    // Sizes that no run with as many tokens or fewer exceeds: tiles are of even heights, so that 96 tokens may take
+    // lower ones than 64 do, while callers that learn the number of tokens late reserve for the largest.
+    static ProjectionSizes largest(const attend_projection& projection) {
+        ProjectionSizes sizes(projection);
+        const int64_t rows = sizes.batch * sizes.tokens;
+        const int64_t lanes = (rows + batch_lanes - 1) / batch_lanes * batch_lanes;
+        sizes.tile_lanes = rows == 0 ? sizes.tile_lanes : (lanes < max_lanes ? lanes : max_lanes);
+        const int64_t most_tiles = (rows + max_lanes - 1) / max_lanes;
+        sizes.block = most_tiles * ((sizes.out + wide_block - 1) / wide_block) >= enough_items ? wide_block : narrow_block;
+        return sizes;
+    }
 };
 
 struct ProjectionScratch {
@@ -164,7 +176,7 @@ using namespace attend::ATTEND_ISA;
 extern "C" uint64_t ATTEND_KERNEL(attend_projection_workspace)(const attend_projection* projection,
                                                                uint32_t max_workers) {
     if (projection == nullptr || projection->input == nullptr || projection->weight == nullptr) return 0;
-    return ProjectionScratch::bytes(ProjectionSizes(*projection)) * (max_workers == 0 ? 1 : max_workers);
+    return ProjectionScratch::bytes(ProjectionSizes::largest(*projection)) * (max_workers == 0 ? 1 : max_workers);
 }
 
 extern "C" attend_status ATTEND_KERNEL(attend_projection_forward)(const attend_projection* projection,

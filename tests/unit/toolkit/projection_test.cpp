@@ -85,6 +85,21 @@ TEST_CASE("projection: a NaN stays in its token", "[toolkit]") {
     });
 }
 
+TEST_CASE("projection: what many tokens need is enough for fewer", "[toolkit]") {
+    for_each_entry([&](const Entry& entry) {
+        uint64_t before = 0;
+        for (int64_t tokens = 0; tokens <= 700; ++tokens) {
+            Strided<float> input({1, tokens, 9}, Strides::packed, std::vector<float>(static_cast<size_t>(tokens * 9))),
+                weight({130, 9}, Strides::packed, std::vector<float>(130 * 9));
+            const attend_tensor x = input.tensor(), w = weight.tensor();
+            const attend_projection projection{&x, &w, nullptr, nullptr};
+            const uint64_t needed = entry.projection_workspace(&projection, 2);
+            if (tokens > 0) CHECK(needed >= before);
+            before = tokens > 0 ? needed : 0;
+        }
+    });
+}
+
 TEST_CASE("projection: refuses what does not fit", "[toolkit]") {
     Strided<float> input({1, 3, 4}, Strides::packed, std::vector<float>(12)),
         weight({5, 6}, Strides::packed, std::vector<float>(30)),
