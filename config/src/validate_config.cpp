@@ -136,7 +136,8 @@ private:
             result_.problems.push_back(converted.error());
             return false;
         }
-        if (setting.spec.type == OptionType::text && value.as_string().empty()) {
+        // An empty condition is left to the compiler of rules, which names the column.
+        if (setting.spec.type == OptionType::text && setting.spec.name != "condition" && value.as_string().empty()) {
             problem(path, "is empty; accepted: text (" + setting.spec.help + ")");
             return false;
         }

@@ -1170,10 +1170,10 @@ def moe():
     if not wide:
         wrk = weight(r, name, "WrK", wrk, 1)
     lead = 1 if share else experts
-    wq = weight(r, name, "wq", xavier(name + "Wq", (experts, he, mq, de), seed, mq, de))
-    wk = weight(r, name, "wk", xavier(name + "Wk", (lead, he, mk, de), seed, mk, de))
-    wv = weight(r, name, "wv", xavier(name + "Wv", (lead, he, mv, dv), seed, mv, dv))
-    wo = weight(r, name, "wo", xavier(name + "Wo", (experts, he, dv, mo), seed, dv, mo, 1 / math.sqrt(he)))
+    wq = weight(r, name, "wq", xavier(name + "Wq", (experts, he, mq, de), seed, mq, de), 1 / math.sqrt(mq))
+    wk = weight(r, name, "wk", xavier(name + "Wk", (lead, he, mk, de), seed, mk, de), 1 / math.sqrt(mk))
+    wv = weight(r, name, "wv", xavier(name + "Wv", (lead, he, mv, dv), seed, mv, dv), 1 / math.sqrt(mv))
+    wo = weight(r, name, "wo", xavier(name + "Wo", (experts, he, dv, mo), seed, dv, mo, 1 / math.sqrt(he)), 1 / math.sqrt(dv))
     layout, base, dim = "none", 10000.0, de
     if chance(0.3) and (de % 2 == 0):
         layout = pick("half", "interleaved")
