@@ -105,8 +105,10 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
         return attend_fail(context.error, ATTEND_NUMERIC, "input \"alibi_slopes\" holds a value that is not finite; accepted: finite slopes", "alibi_slopes");
     if (options.validate == 2) {
         const struct { const attend_tensor* tensor; const char* text; bool minus_infinity_ok; } inputs[] = {
-            {args.query, "query holds NaN or infinity (validate=full)", false}, {args.key, "key holds NaN or infinity (validate=full)", false},
-            {args.value, "value holds NaN or infinity (validate=full)", false}, {args.bias, "bias holds NaN or plus infinity (validate=full)", true}};
+            {args.query, "query holds NaN or infinity; accepted with validate=full: finite numbers", false},
+            {args.key, "key holds NaN or infinity; accepted with validate=full: finite numbers", false},
+            {args.value, "value holds NaN or infinity; accepted with validate=full: finite numbers", false},
+            {args.bias, "bias holds NaN or plus infinity; accepted with validate=full: finite numbers and minus infinity", true}};
         for (const auto& input : inputs)
             if (!all_finite(input.tensor, input.minus_infinity_ok)) return attend_fail(context.error, ATTEND_NUMERIC, input.text, "validate");
     }

@@ -266,7 +266,7 @@ private:
                     if ((record.flags & ATTEND_INPUT) && record.role == 0) known.push_back(record.name);
                 return fail(ErrorCode::not_found, "unknown input \"" + inputs.extra[index].first + "\"" + did_you_mean(name, known) + "; accepted: " + join_names(known));
             }
-            if (chosen(*port) == nullptr) return fail(ErrorCode::unsupported, "input \"" + name + "\" is not taken in this form or mode");
+            if (chosen(*port) == nullptr) return fail(ErrorCode::unsupported, "input \"" + name + "\" is not taken in this form or mode; accepted: a call without it, or the form or mode that reads it");
             if (auto done = add_input(*port, Source::extra, index, inputs.extra[index].second); !done) return done;
         }
         for (const PortRecord& port : mechanism_->ports) {
@@ -329,7 +329,7 @@ private:
                 if (kv > 0) heads = kv;
             }
             if (bound.shape[2] % heads != 0)
-                return fail(ErrorCode::shape, name + " has width " + std::to_string(bound.shape[2]) + ", which is not a multiple of " + std::to_string(heads) + " heads");
+                return fail(ErrorCode::shape, name + " has width " + std::to_string(bound.shape[2]) + ", which is not a multiple of " + std::to_string(heads) + " heads; accepted: a width that the number of heads divides");
             if (is_query) packed_ = true;
             const std::int64_t width = bound.shape[2] / heads, step = bound.strides[2];
             bound.shape = {bound.shape[0], heads, bound.shape[1], width};
@@ -364,7 +364,7 @@ private:
             const double kv = option_number("kv_heads").value_or(*heads);
             scope_.symbols["Hkv"] = kv;
             if (static_cast<std::int64_t>(*heads) % static_cast<std::int64_t>(kv) != 0)
-                return fail(ErrorCode::shape, "num_q_heads " + std::to_string(static_cast<std::int64_t>(*heads)) + " is not a multiple of num_kv_heads " + std::to_string(static_cast<std::int64_t>(kv)));
+                return fail(ErrorCode::shape, "num_q_heads " + std::to_string(static_cast<std::int64_t>(*heads)) + " is not a multiple of num_kv_heads " + std::to_string(static_cast<std::int64_t>(kv)) + "; accepted: key heads that divide the query heads");
             const std::optional<double> head_dim = option_number("head_dim");
             if (!head_dim && (width == 0 || width % static_cast<std::int64_t>(*heads) != 0))
                 return fail(ErrorCode::shape, "the width of query is " + std::to_string(width) + ", which is not a multiple of heads " + std::to_string(static_cast<std::int64_t>(*heads)) +
@@ -431,7 +431,7 @@ private:
         if (desc.num_q_heads < 1 || desc.num_kv_heads < 1) return fail(ErrorCode::shape, "a tensor has no heads; accepted: at least one");
         if (desc.head_dim < 1 || desc.value_dim < 1) return fail(ErrorCode::shape, "the head width is " + std::to_string(std::min(desc.head_dim, desc.value_dim)) + "; accepted: at least 1");
         if (desc.num_q_heads % desc.num_kv_heads != 0)
-            return fail(ErrorCode::shape, "num_q_heads " + std::to_string(desc.num_q_heads) + " is not a multiple of num_kv_heads " + std::to_string(desc.num_kv_heads));
+            return fail(ErrorCode::shape, "num_q_heads " + std::to_string(desc.num_q_heads) + " is not a multiple of num_kv_heads " + std::to_string(desc.num_kv_heads) + "; accepted: key heads that divide the query heads");
         desc.io_dtype = static_cast<std::uint32_t>(ATTEND_F32);
         desc.acc_dtype = static_cast<std::uint32_t>(ATTEND_F32);
         desc.max_workers = max_workers;
@@ -483,7 +483,7 @@ private:
                 return fail(ErrorCode::weight, "unknown weight \"" + name + "\"" + did_you_mean(folded, known) + "; accepted: " + join_names(known));
             }
             if (!given.emplace(folded, &tensor).second) return fail(ErrorCode::weight, "weight \"" + folded + "\" is given twice");
-            if (chosen(*port) == nullptr) return fail(ErrorCode::weight, "weight \"" + folded + "\" is switched off by the options in force");
+            if (chosen(*port) == nullptr) return fail(ErrorCode::weight, "weight \"" + folded + "\" is switched off by the options in force; accepted: a call without it, or options that read it");
         }
         // Given ones first: their extents may bind symbols of the others.
         for (const PortRecord& port : mechanism_->ports) {

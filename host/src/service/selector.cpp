@@ -89,7 +89,12 @@ MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mecha
         if ((mechanism.dtypes & wanted) == 0) return {"dtype", "does not offer precision " + needs.precision, std::nullopt};
     }
     Result<Estimate> estimate = estimate_call(pointer, sizes, implied(mechanism, needs, options), max_workers_);
-    if (!estimate) return {"plugin", estimate.error().message, std::nullopt};
+    if (!estimate) {
+        std::string reason = estimate.error().message;
+        const std::string place = mechanism.name + ": ";  // named by those who show the reason
+        if (reason.starts_with(place)) reason.erase(0, place.size());
+        return {"plugin", reason, std::nullopt};
+    }
     const double output_bytes = 4.0 * static_cast<double>(sizes.batch) * static_cast<double>(sizes.heads) * static_cast<double>(sizes.q_len) * static_cast<double>(sizes.value_dim);
     const double memory = estimate->workspace.value_or(0.0) + output_bytes;
     if (memory > needs.memory_budget)

@@ -71,7 +71,7 @@ extern "C" attend_status ATTEND_KERNEL(attend_route)(const attend_router* router
         float* z = to->logits + token * experts;
         token_logits(*router, item, token, z, sum);
         for (int64_t e = 0; e < experts; ++e)
-            if (z[e] - z[e] != 0.0f) return attend_fail(error, ATTEND_NUMERIC, "a router logit is not finite", "wr");
+            if (z[e] - z[e] != 0.0f) return attend_fail(error, ATTEND_NUMERIC, "a router logit is not finite; accepted: tokens and router weights whose products are finite", "wr");
     }
     int32_t next[most_experts + 1];
     for (int pass = 0; pass < 2; ++pass) {
