@@ -75,6 +75,7 @@ TEST_CASE("conformance: the checks have distinct names and each states its rule"
 }
 
 // A check that has never failed is not yet a check.
+#if !defined(__SANITIZE_ADDRESS__)  // its overruns are real, and the sanitizer ends the process at the first
 TEST_CASE("conformance: a plugin that breaks the rules is found out") {
     for (const auto& [id, part] :
          {std::pair("plan-without-execute", "memory behind"), std::pair("plan-without-memory", "status 99"),
@@ -90,3 +91,4 @@ TEST_CASE("conformance: a plugin that breaks the rules is found out") {
         CHECK(text.find(part) != std::string::npos);
     }
 }
+#endif

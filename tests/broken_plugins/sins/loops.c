@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sin: never comes back from open. */
-#define ZOO_IN_OPEN for (volatile int at = 0;; ++at) {}
+#define ZOO_IN_OPEN for (volatile unsigned at = 0;; ++at) {}
 #include "../base.h"
