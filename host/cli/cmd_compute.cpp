@@ -94,6 +94,11 @@ Result<Outcome> run(const ComputeFlags& flags, const GlobalFlags& global) {
         result->warnings.push_back(
             result->mechanism +
             ": --seed has no effect: the tensors come from a file and the mechanism draws no random numbers");
+    // A seed that made the tensors was read, whatever the mechanism does with it.
+    if (!flags.input)
+        std::erase_if(result->warnings, [](const std::string& warning) {
+            return warning.find("option \"seed\" is not read") != std::string::npos;
+        });
     for (const std::string& warning : result->warnings) warn(global.quiet, warning);
     if (flags.output) {
         const UninterruptedSection writing;

@@ -31,14 +31,14 @@ constexpr OptionRow option_table[] = {
     option_maybe_int(offsetof(Options, output_dim), "output_dim", size_range, "width of the output; default: query_dim", "form=projected"),
     option_bool(offsetof(Options, bias), "bias", true, "biases of the query, key and value projections", "form=projected"),
     option_row(ATTEND_TYPE_BOOL, 0, "out_bias", nullptr, {0, 1}, nullptr, "bias of the output projection; default: as bias", Field::none, 0, "form=projected"),
-    common::scale(), common::softcap(), common::dropout(), common::seed(), common::rng_offset(), common::weight_seed(),
+    ATTEND_SCORE_OPTIONS, ATTEND_DROPOUT_OPTIONS, common::weight_seed(),
 };
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form x"),
     input_port(ATTEND_K, "key", "form=projected: B,Nk,or(key_dim,E) | B,Hkv,Nk,D", "keys; in the projected form the context"),
     common::value_port("form=projected: B,Nk,or(value_dim,or(key_dim,E)) | B,Hkv,Nk,Dv"),
-    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    ATTEND_MASK_PORTS,
     weight_port("wq", "form=projected: Hq*D,E", "kaimingUniform as Wq", "query projection"),
     weight_port("wk", "form=projected: Hkv*D,or(key_dim,E)", "kaimingUniform as Wk", "key projection"),
     weight_port("wv", "form=projected: Hkv*D,or(value_dim,or(key_dim,E))", "kaimingUniform as Wv", "value projection"),
@@ -48,8 +48,8 @@ constexpr attend_port port_table[] = {
     weight_port("wo", "form=projected: or(output_dim,E),Hq*D", "kaimingUniform as Wo", "output projection"),
     weight_port("bo", "form=projected & or(out_bias,bias): or(output_dim,E)", "zeros", "output bias"),
     output_port(ATTEND_OUT, "output", "form=projected: B,Nq,or(output_dim,E) | B,Hq,Nq,Dv", "result"),
-    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
-    output_port(ATTEND_SCORES, "scores", "B,Hq,Nq,Nk", "weights after softmax, before dropout", ATTEND_OPTIONAL),
+    common::lse_port(),
+    common::scores_port(),
 };
 
 int64_t width_of(const attend_plan_desc& desc, uint32_t role, int64_t otherwise) {
@@ -121,10 +121,9 @@ ATTEND_MECHANISM(cross, {
     .name = "cross-attention", .category = "cross-attention", .title = "Cross-attention",
     .summary = "One sequence reads another: a decoder its encoder, an image its caption.",
     .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3", .time_complexity = "O(n m d)", .space_complexity = "O((n + m) d)",
-    .caps = ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT |
-            ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
+    .caps = softmax_caps,
     .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>, .error_bound = nullptr})
+    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

@@ -8,6 +8,7 @@
 //          softcap comes before biases
 
 #include "attend/author/tile.hpp"
+#include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/tile/keys/block_pattern.hpp"
 #include "attend/toolkit/tile/scores/alibi.hpp"
 
@@ -29,10 +30,9 @@ constexpr OptionRow option_table[] = {
     option_int(offsetof(Options, block_size), "block_size", "256", block_range, "upper bound of both tile sides, 16 to 4096; 0: chosen"),
     option_int(offsetof(Options, block_size_q), "block_size_q", "0", block_range, "upper bound of the query side; 0: from block_size"),
     option_int(offsetof(Options, block_size_kv), "block_size_kv", "0", block_range, "upper bound of the key side; 0: from block_size"),
-    common::causal(), common::causal_alignment(), common::causal_offset(), common::scale(), common::softcap(), common::window_size(),
-    common::window_left(), common::window_right(), common::dropout(), common::seed(), common::rng_offset(),
-    option_maybe_int(offsetof(Options, pattern_block_q), "pattern_block_q", {1, 2147483647.0}, "queries of one entry of block_pattern"),
-    option_maybe_int(offsetof(Options, pattern_block_k), "pattern_block_k", {1, 2147483647.0}, "keys of one entry of block_pattern"),
+    ATTEND_CAUSAL_OPTIONS, ATTEND_SCORE_OPTIONS, ATTEND_WINDOW_OPTIONS, ATTEND_DROPOUT_OPTIONS,
+    option_maybe_int(offsetof(Options, pattern_block_q), "pattern_block_q", {1, 2147483647.0}, "queries of one entry of block_pattern", "block_pattern"),
+    option_maybe_int(offsetof(Options, pattern_block_k), "pattern_block_k", {1, 2147483647.0}, "keys of one entry of block_pattern", "block_pattern"),
     common::resolved(ATTEND_TYPE_BOOL, "return_lse", "false", {0, 1}, "return the log of the sum of exponentials too"),
     common::resolved(ATTEND_TYPE_BOOL, "deterministic", "true", {0, 1}, "same bits for any number of threads; this engine always keeps that"),
     option_enum(offsetof(Options, validate), "validate", "\"shapes\"", validations, "full: refuse NaN and infinity in the inputs as well"),
@@ -42,14 +42,14 @@ constexpr attend_port port_table[] = {
     common::query_port(),
     common::key_port(),
     common::value_port(),
-    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    ATTEND_MASK_PORTS,
     input_port(0, "alibi_slopes", "Hq | B,Hq", "ALiBi slope m of each head: scores lose m |i' - j|", ATTEND_OPTIONAL),
     input_port(0, "block_pattern", "pattern_items,pattern_heads,pattern_rows,pattern_columns",
                "non-zero: the block of pattern_block_q queries and pattern_block_k keys may attend; [1 or B, 1 or Hq, blocks, blocks]",
                ATTEND_OPTIONAL, ATTEND_U8),
     output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
-    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
-    output_port(ATTEND_SCORES, "scores", "B,Hq,Nq,Nk", "weights after softmax, before dropout", ATTEND_OPTIONAL),
+    common::lse_port(),
+    common::scores_port(),
 };
 
 attend_status refuse(attend_error* error, const char* text, const char* where) { return attend_fail(error, ATTEND_BAD_OPTION, text, where); }
@@ -58,14 +58,22 @@ int64_t side(int64_t own, int64_t both) { return own > 0 ? own : both; }
 
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
     const attend_plan_desc& desc = *args.desc;
-    if (was_given(*args.values, "heads") && options.heads != desc.num_q_heads)
-        return refuse(error, "option \"heads\" differs from the heads of query; accepted: that number", "heads");
-    if (options.kv_heads.given && options.kv_heads.value != desc.num_kv_heads)
-        return refuse(error, "option \"kv_heads\" differs from the heads of key; accepted: that number", "kv_heads");
-    if (was_given(*args.values, "dim") && options.dim != desc.head_dim)
-        return refuse(error, "option \"dim\" differs from the head width of query; accepted: that width", "dim");
-    for (const int64_t block : {options.block_size, options.block_size_q, options.block_size_kv})
-        if (block > 0 && block < 16) return refuse(error, "a block size is below 16; accepted: 0 or 16 to 4096", "block_size");
+    // Sizes that were given must be those of the tensors.
+    const struct { const char* name; bool given; int64_t value, size; } sizes[] = {
+        {"heads", was_given(*args.values, "heads"), options.heads, desc.num_q_heads},
+        {"kv_heads", options.kv_heads.given != 0, options.kv_heads.value, desc.num_kv_heads},
+        {"dim", was_given(*args.values, "dim"), options.dim, desc.head_dim}};
+    for (const auto& size : sizes)
+        if (size.given && size.value != size.size)
+            return (Message() << "flash-attention-v2: option \"" << size.name << "\" is " << size.value << "; accepted: " << size.size
+                              << " (that of the tensors)")
+                .fail(error, ATTEND_BAD_OPTION, size.name);
+    const struct { const char* name; int64_t value; } blocks[] = {
+        {"block_size", options.block_size}, {"block_size_q", options.block_size_q}, {"block_size_kv", options.block_size_kv}};
+    for (const auto& block : blocks)
+        if (block.value > 0 && block.value < 16)
+            return (Message() << "flash-attention-v2: option \"" << block.name << "\" is " << block.value << "; accepted: 0, or 16 to 4096")
+                .fail(error, ATTEND_BAD_OPTION, block.name);
     const attend_tensor* pattern = attend_find_name(&desc.bindings, "block_pattern");
     if (!pattern) return ATTEND_OK;
     if (!options.pattern_block_q.given || !options.pattern_block_k.given)
@@ -139,11 +147,9 @@ ATTEND_MECHANISM(flash_attention_v2, {
     .name = "flash-attention-v2", .category = "flash", .title = "FlashAttention-2",
     .summary = "Exact attention in tiles: the scores are never stored, so memory grows with the length, not with its square.",
     .reference = "Dao 2023, FlashAttention-2, arXiv:2307.08691", .time_complexity = "O(n^2 d)", .space_complexity = "O(n d)",
-    .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW |
-            ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DECODE |
-            ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
+    .caps = softmax_caps | position_caps,
     .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>, .error_bound = nullptr})
+    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

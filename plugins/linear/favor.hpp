@@ -30,12 +30,12 @@ inline constexpr double most_features = 2147483647.0;
     option_maybe_int((at) + offsetof(FavorOptions, num_features), "num_features", {1, favor::most_features}, "rows M of the projection; default: its own, else D ln D rounded down", "use_projection"), \
     option_maybe_int((at) + offsetof(FavorOptions, num_random_features), "num_random_features", {1, favor::most_features}, "another name of num_features", "use_projection"), \
     option_enum((at) + offsetof(FavorOptions, kernel), "kernel", "\"softmax\"", favor::kernels, "softmax: e^u; hyperbolic: e^u and e^-u; trig: cos u and sin u; relu: no estimate of softmax"), \
-    option_bool((at) + offsetof(FavorOptions, orthogonal), "orthogonal", true, "orthogonal directions in blocks of D; false: independent ones", "use_projection"), \
-    option_row(ATTEND_TYPE_BOOL, 0, "orthogonal_features", nullptr, {0, 1}, nullptr, "another name of orthogonal", Field::none, 0, "use_projection"), \
-    option_enum((at) + offsetof(FavorOptions, norms), "norms", "\"chi\"", favor::norms, "lengths of orthogonal directions: those of normal vectors, or sqrt(D)", "use_projection & orthogonal"), \
-    option_int((at) + offsetof(FavorOptions, redraw_index), "redraw_index", "0", {0, 16777215}, "number of the matrix in the stream of the seed", "use_projection"), \
+    option_bool((at) + offsetof(FavorOptions, orthogonal), "orthogonal", true, "orthogonal directions in blocks of D; false: independent ones", "use_projection & !projection"), \
+    option_row(ATTEND_TYPE_BOOL, 0, "orthogonal_features", nullptr, {0, 1}, nullptr, "another name of orthogonal", Field::none, 0, "use_projection & !projection"), \
+    option_enum((at) + offsetof(FavorOptions, norms), "norms", "\"chi\"", favor::norms, "lengths of orthogonal directions: those of normal vectors, or sqrt(D)", "use_projection & orthogonal & !projection"), \
+    option_int((at) + offsetof(FavorOptions, redraw_index), "redraw_index", "0", {0, 16777215}, "number of the matrix in the stream of the seed", "use_projection & !projection"), \
     option_bool((at) + offsetof(FavorOptions, redraw), "redraw", false, "not offered: step redraw_index"),                                                \
-    option_bool((at) + offsetof(FavorOptions, per_head_features), "per_head_features", false, "a matrix of its own for each key head", "use_projection"), \
+    option_bool((at) + offsetof(FavorOptions, per_head_features), "per_head_features", false, "a matrix of its own for each key head", "use_projection & !projection"), \
     option_enum((at) + offsetof(FavorOptions, stabilizer), "stabilizer", "\"auto\"", favor::stabilizers, "official: e^-max u of row and keys, with epsilons; exact: running references, none; auto: exact if causal", "kernel!=relu"), \
     option_real((at) + offsetof(FavorOptions, feature_eps), "feature_eps", "1e-6", {0, no_limit}, "added to each exponential by the official stabilizer", "kernel!=relu & kernel!=trig"), \
     option_real((at) + offsetof(FavorOptions, kernel_eps), "kernel_eps", "1e-3", {0, no_limit}, "added to each relu feature", "kernel=relu"),               \

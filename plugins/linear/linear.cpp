@@ -37,16 +37,16 @@ constexpr OptionRow option_table[] = {
     option_bool(offsetof(Options, normalize), "normalize", true, "false: numerators, without a denominator"),
     option_maybe_real(offsetof(Options, favor) + offsetof(FavorOptions, scale), "scale", {-no_limit, no_limit},
                       "factor of queries before the map, 1 if left out or 0; favor+: of queries times keys, then 1/sqrt(D)"),
-    option_int(offsetof(Options, favor) + offsetof(FavorOptions, seed), "seed", "0", {0, uint64_limit}, "seed of the directions of favor+"),
+    option_int(offsetof(Options, favor) + offsetof(FavorOptions, seed), "seed", "0", {0, uint64_limit}, "seed of the directions of favor+",
+               "feature_map=favor+ & !projection | kernel_type=softmax & !projection"),
     ATTEND_FAVOR_OPTIONS(offsetof(Options, favor)),
-    common::causal(), common::causal_alignment(), common::causal_offset(), ATTEND_REFUSED_OPTIONS,
+    ATTEND_CAUSAL_OPTIONS, ATTEND_REFUSED_OPTIONS,
 };
 
 #define ATTEND_BOTH_RANKS(guard) guard " & use_projection: M,D | " guard " & use_projection: Hkv,M,D"
 constexpr attend_port port_table[] = {
     common::query_port(), common::key_port(),
-    common::value_port(), common::mask_port(), common::bias_port(), common::query_lengths_port(),
-    common::key_lengths_port(),
+    common::value_port(), ATTEND_MASK_PORTS,
     weight_port("projection", ATTEND_BOTH_RANKS("feature_map=favor+") " | " ATTEND_BOTH_RANKS("kernel_type=softmax"), nullptr,
                 "directions of favor+, [M,D] or one matrix per key head; left out: drawn from the seed", ATTEND_OPTIONAL),
     output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),

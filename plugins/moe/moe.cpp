@@ -8,6 +8,7 @@
 // Differs  scope = routed is this project's; the paper's membership by gate > 0 is not followed: the top-k set stays
 
 #include "attend/author/routing.hpp"
+#include "attend/toolkit/core/message.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -40,16 +41,16 @@ constexpr OptionRow option_table[] = {
     option_bool(offsetof(Options, router_bias), "router_bias", false, "bias of the router, on both sides"),
     option_real(offsetof(Options, router_noise), "router_noise", "0", {0, 0.99999999999999988}, "noise r: the router's input times 1 - r + 2 r u; below 1"),
     option_bool(offsetof(Options, return_routing), "return_routing", false, "return the routing report"),
-    common::causal(), common::causal_alignment(), common::causal_offset(), common::scale("factor before softmax; left out or 0: 1/sqrt(expert_dim)"),
-    common::softcap(), common::window_size(), common::window_left(), common::window_right(), common::dropout(),
-    common::seed("seed of dropout and router noise"), common::rng_offset(), common::weight_seed(),
+    ATTEND_CAUSAL_OPTIONS, common::scale("factor before softmax; left out or 0: 1/sqrt(expert_dim)"),
+    common::softcap(), ATTEND_WINDOW_OPTIONS, common::dropout(),
+    common::seed("seed of dropout and router noise", "dropout | router_noise"), common::rng_offset(), common::weight_seed(nullptr),
 };
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries; the heads of a token are merged"),
     common::key_port(),
     common::value_port(),
-    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    ATTEND_MASK_PORTS,
     weight_port("wr", "Hq*D,num_experts", "normal(0,0.02) as Wr", "router [in, out]"),
     weight_port("wr_k", "scope=routed: Hkv*D,num_experts", "Hkv*D=Hq*D: same(wr) | normal(0,0.02) as WrK", "router of the keys [in, out]"),
     weight_port("br", "router_bias: num_experts", "zeros", "router bias"),
@@ -68,7 +69,8 @@ bool is_routed(const Options& options) { return options.scope == 0; }
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
     const attend_plan_desc& desc = *args.desc;
     if (top_k(options) > options.num_experts)
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"top_k\" exceeds num_experts; accepted: 1 to num_experts", "top_k");
+        return (Message() << "moe-attention: option \"top_k\" is " << top_k(options) << "; accepted: 1 to " << options.num_experts << " (num_experts)")
+            .fail(error, ATTEND_BAD_OPTION, "top_k");
     const int64_t width = options.expert_dim.given ? options.expert_dim.value : desc.head_dim;
     const int64_t rotated = options.rope_dim > 0 ? options.rope_dim : width;
     if (options.rope != 0 && (rotated % 2 != 0 || rotated > width))
@@ -160,7 +162,7 @@ ATTEND_MECHANISM(moe, {
             ATTEND_CAP_SOFTCAP | ATTEND_CAP_DROPOUT | ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS |
             ATTEND_CAP_ROUTED | ATTEND_CAP_NEEDS_WEIGHTS,
     .numerics = ATTEND_OWN_DEFINITION, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>, .error_bound = nullptr})
+    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

@@ -33,15 +33,14 @@ constexpr OptionRow option_table[] = {
     option_bool(offsetof(Options, add_zero_attn), "add_zero_attn", false, "append a zero key with a zero value to each head"),
     option_bool(offsetof(Options, output_projection), "output_projection", true, "project the joined heads by Wo", "form=projected"),
     option_bool(offsetof(Options, average_weights), "average_weights", false, "scores as the mean over heads, [B,Nq,Nk']", "form=projected"),
-    common::causal(), common::causal_alignment(), common::causal_offset(), common::scale(), common::softcap(), common::window_size(),
-    common::window_left(), common::window_right(), common::dropout(), common::seed(), common::rng_offset(), common::weight_seed(),
+    ATTEND_CAUSAL_OPTIONS, ATTEND_SCORE_OPTIONS, ATTEND_WINDOW_OPTIONS, ATTEND_DROPOUT_OPTIONS, common::weight_seed(),
 };
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,D", "queries"),
     common::key_port("form=projected & batch_first: B,Nk,or(kdim,E) | form=projected: Nk,B,or(kdim,E) | B,Hkv,Nk,D"),
     common::value_port("form=projected & batch_first: B,Nk,or(vdim,E) | form=projected: Nk,B,or(vdim,E) | B,Hkv,Nk,Dv"),
-    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    ATTEND_MASK_PORTS,
     weight_port("wq", "form=projected: E,E", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wq | xavierUniform as Wq", "query projection [out, in by rows]"),
     weight_port("wk", "form=projected: E,or(kdim,E)", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wk | xavierUniform as Wk", "key projection"),
     weight_port("wv", "form=projected: E,or(vdim,E)", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wv | xavierUniform as Wv", "value projection"),
@@ -53,10 +52,9 @@ constexpr attend_port port_table[] = {
     weight_port("bias_k", "form=projected & add_bias_kv: E", "normal(0,1/sqrt(E)) as biasK", "the learned key"),
     weight_port("bias_v", "form=projected & add_bias_kv: E", "normal(0,1/sqrt(E)) as biasV", "the learned value"),
     output_port(ATTEND_OUT, "output", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,Dv", "result"),
-    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
-    output_port(ATTEND_SCORES, "scores",
-                "form=projected & average_weights: B,Nq,Nk+add_bias_kv+add_zero_attn | form=projected: B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | "
-                "B,Hq,Nq,Nk+add_zero_attn", "weights after softmax, before dropout", ATTEND_OPTIONAL),
+    common::lse_port(),
+    common::scores_port("form=projected & average_weights: B,Nq,Nk+add_bias_kv+add_zero_attn | form=projected: B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | "
+                "B,Hq,Nq,Nk+add_zero_attn"),
 };
 
 int64_t extra_keys(const Options& options) {
@@ -179,11 +177,9 @@ ATTEND_MECHANISM(standard_mha, {
     .name = "standard-mha", .category = "multi-head", .title = "Multi-head attention",
     .summary = "Every query reads every key, in several heads side by side; the reference that the others are compared with.",
     .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762", .time_complexity = "O(n^2 d)", .space_complexity = "O(n d)",
-    .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW |
-            ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DECODE |
-            ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
+    .caps = softmax_caps | position_caps,
     .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>, .error_bound = nullptr})
+    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

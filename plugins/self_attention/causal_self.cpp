@@ -8,6 +8,7 @@
 // Differs  the diagonal is bottom-right aligned, so one query against n cached keys sees all of them
 
 #include "attend/author/projected.hpp"
+#include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/tile/keys/band.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -34,8 +35,7 @@ constexpr OptionRow option_table[] = {
     option_bool(offsetof(Options, bias), "bias", true, "biases of the projections", "form=projected"),
     option_row(ATTEND_TYPE_INT, 0, "layers", "1", {1, 1048576}, nullptr, "scales the default initialiser of Wo by 1/sqrt(2 layers)", Field::none, 0, "form=projected"),
     option_bool(offsetof(Options, causal), "causal", true, "always true; false is refused"),
-    common::causal_alignment(), common::causal_offset(), common::scale(), common::softcap(), common::dropout(), common::seed(),
-    common::rng_offset(), common::weight_seed(),
+    common::causal_alignment(), common::causal_offset(), ATTEND_SCORE_OPTIONS, ATTEND_DROPOUT_OPTIONS, common::weight_seed(),
 };
 
 constexpr attend_port port_table[] = {
@@ -44,14 +44,14 @@ constexpr attend_port port_table[] = {
     common::value_port("form=core: B,Hkv,Nk,Dv"),
     input_port(0, "past_key", "form=projected: B,Hkv,Np,D", "cached keys in front of the projected ones", ATTEND_OPTIONAL),
     input_port(0, "past_value", "form=projected: B,Hkv,Np,D", "cached values", ATTEND_OPTIONAL),
-    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    ATTEND_MASK_PORTS,
     weight_port("wqkv", "form=projected: (Hq+2*Hkv)*D,E", "normal(0,0.02) as Wqkv", "projection; rows of queries, then keys, then values"),
     weight_port("bqkv", "form=projected & bias: (Hq+2*Hkv)*D", "zeros", "its bias"),
     weight_port("wo", "form=projected: E,Hq*D", "normal(0,0.02/sqrt(2*layers)) as Wo", "output projection"),
     weight_port("bo", "form=projected & bias: E", "zeros", "output bias"),
     output_port(ATTEND_OUT, "output", "form=projected: B,Nq,E | B,Hq,Nq,Dv", "result"),
-    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
-    output_port(ATTEND_SCORES, "scores", "B,Hq,Nq,Nk", "weights after softmax, before dropout", ATTEND_OPTIONAL),
+    common::lse_port(),
+    common::scores_port(),
 };
 
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
@@ -59,15 +59,19 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     if (!options.causal)
         return attend_fail(error, ATTEND_BAD_OPTION, "option \"causal\" is false; accepted: true (this mechanism is causal)", "causal");
     if (options.window_right.given && options.window_right.value != 0)
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"window_right\" is not 0; accepted: 0 (nothing lies to the right)", "window_right");
+        return (Message() << "causal-self-attention: option \"window_right\" is " << options.window_right.value
+                          << "; accepted: 0 (nothing lies to the right)")
+            .fail(error, ATTEND_BAD_OPTION, "window_right");
     const IntList& prefix = options.prefix_length;
-    if (!prefix.is_scalar && prefix.count != 1 && prefix.count != desc.batch)
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"prefix_length\" has another length than the batch; accepted: one number, or one for each item", "prefix_length");
-    if (!prefix.is_scalar && prefix.count == 1 && desc.batch != 1 && was_given(*args.values, "prefix_length"))
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"prefix_length\" has another length than the batch; accepted: one number, or one for each item", "prefix_length");
+    if (!prefix.is_scalar && prefix.count != desc.batch && was_given(*args.values, "prefix_length"))
+        return (Message() << "causal-self-attention: option \"prefix_length\" lists " << int64_t{prefix.count}
+                          << " numbers; accepted: one number, or a list of " << desc.batch << " (one for each item)")
+            .fail(error, ATTEND_BAD_OPTION, "prefix_length");
     for (uint32_t item = 0; item < prefix.count; ++item)
         if (prefix.items[item] > desc.kv_len)
-            return attend_fail(error, ATTEND_BAD_OPTION, "option \"prefix_length\" exceeds the number of keys; accepted: 0 to Nk", "prefix_length");
+            return (Message() << "causal-self-attention: option \"prefix_length\" is " << prefix.items[item] << "; accepted: 0 to "
+                              << desc.kv_len << " (the number of keys)")
+                .fail(error, ATTEND_BAD_OPTION, "prefix_length");
     const attend_tensor* past_key = attend_find_name(&desc.bindings, "past_key");
     const attend_tensor* past_value = attend_find_name(&desc.bindings, "past_value");
     if (!past_key != !past_value)
@@ -164,11 +168,9 @@ ATTEND_MECHANISM(causal_self, {
     .name = "causal-self-attention", .category = "self-attention", .title = "Causal self-attention",
     .summary = "A token sees itself and what came before it, as language models generate text.",
     .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3", .time_complexity = "O(n^2 d / 2)", .space_complexity = "O(n d)",
-    .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW |
-            ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DECODE |
-            ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
+    .caps = softmax_caps | position_caps,
     .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>, .error_bound = nullptr})
+    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
+    .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

@@ -9,6 +9,7 @@
 // Differs  `window_size` counts one side; the three window options are this mechanism's own, so 0 means 0 keys
 
 #include "attend/author/tile.hpp"
+#include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/tile/keys/band.hpp"
 #include "attend/toolkit/tile/keys/block.hpp"
 
@@ -35,18 +36,17 @@ constexpr OptionRow option_table[] = {
     option_enum(offsetof(Options, mode), "mode", "\"sliding\"", modes, "sliding: around each query; block: whole blocks of window_size keys"),
     option_int(offsetof(Options, look_backward), "look_backward", "1", {0, longest}, "blocks seen before a query's own"),
     option_maybe_int(offsetof(Options, look_forward), "look_forward", {0, longest}, "blocks seen after a query's own; default: 1, causal: 0"),
-    common::causal(), common::causal_alignment(), common::causal_offset(), common::scale(), common::softcap(), common::dropout(), common::seed(),
-    common::rng_offset(),
+    ATTEND_CAUSAL_OPTIONS, ATTEND_SCORE_OPTIONS, ATTEND_DROPOUT_OPTIONS,
 };
 
 constexpr attend_port port_table[] = {
     common::query_port(),
     common::key_port(),
     common::value_port(),
-    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port(),
+    ATTEND_MASK_PORTS,
     output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
-    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
-    output_port(ATTEND_SCORES, "scores", "B,Hq,Nq,Nk", "weights after softmax, before dropout", ATTEND_OPTIONAL),
+    common::lse_port(),
+    common::scores_port(),
 };
 
 bool is_causal(const attend_plan_desc& desc) { return (desc.flags & ATTEND_PLAN_CAUSAL) != 0; }
@@ -72,7 +72,9 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     const IntList& globals = options.global_tokens;
     if (globals.is_scalar || !was_given(*args.values, "global_tokens")) return ATTEND_OK;
     for (uint32_t at = 0; at < globals.count; ++at) {
-        if (globals.items[at] >= desc.kv_len) return refuse(error, "option \"global_tokens\" lists a position behind the last key; accepted: 0 to Nk - 1", "global_tokens");
+        if (globals.items[at] >= desc.kv_len)
+            return (Message() << "local-attention: option \"global_tokens\" lists the position " << globals.items[at] << "; accepted: 0 to " << desc.kv_len - 1)
+                .fail(error, ATTEND_BAD_OPTION, "global_tokens");
         for (uint32_t other = 0; other < at; ++other)
             if (globals.items[other] == globals.items[at]) return refuse(error, "option \"global_tokens\" lists a position twice; accepted: distinct positions", "global_tokens");
     }
@@ -150,11 +152,9 @@ ATTEND_MECHANISM(local, {
     .name = "local-attention", .category = "sparse", .title = "Local (sliding-window) attention",
     .summary = "Every query sees the keys near it and a few global tokens: the cheapest exact attention to the neighbourhood.",
     .reference = "Beltagy et al. 2020, Longformer, arXiv:2004.05150, section 3.1", .time_complexity = "O(n w d)", .space_complexity = "O(n d)",
-    .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW |
-            ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DECODE |
-            ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
+    .caps = softmax_caps | position_caps,
     .numerics = ATTEND_APPROXIMATE, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
+    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
     .cost = erased<cost>, .error_bound = erased<error_bound>})
 
 }  // namespace attend::ATTEND_ISA

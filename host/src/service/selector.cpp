@@ -226,7 +226,12 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
         if (const MechanismPtr mechanism = registry_->find(name)) consider(mechanism, {}, "default", what, what);
     // The rest by cost; without a prediction last, ties by name.
     const std::size_t ordered = result.recommendations.size();
-    for (const MechanismPtr& mechanism : registry_->list()) consider(mechanism, {}, "candidate", "registered", "passes every check");
+    for (const MechanismPtr& mechanism : registry_->list()) {
+        // Causal by default is another function than the one asked for, unless it can be switched off.
+        const OptionSpec* causal = mechanism->find_option("causal");
+        const bool by_default = causal != nullptr && causal->default_value == Json(true) && !needs.causal;
+        consider(mechanism, by_default ? NamedValues{{"causal", false}} : NamedValues{}, "candidate", "registered", "passes every check");
+    }
     const auto cost = [](const Candidate& candidate) { return candidate.est_time_ms.value_or(candidate.est_flops.value_or(std::numeric_limits<double>::infinity())); };
     std::sort(result.recommendations.begin() + static_cast<std::ptrdiff_t>(ordered), result.recommendations.end(),
               [&](const Candidate& a, const Candidate& b) { return std::pair(cost(a), a.mechanism) < std::pair(cost(b), b.mechanism); });

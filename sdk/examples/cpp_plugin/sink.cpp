@@ -25,7 +25,7 @@ constexpr attend_port port_table[] = {
     common::key_port(),
     common::value_port(),
     output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
-    output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL),
+    common::lse_port(),
 };
 
 uint64_t workspace(const Options&, const PlanArgs& args) { return tile_workspace(*args.desc); }
@@ -47,7 +47,7 @@ ATTEND_MECHANISM(sink, {
     .time_complexity = "O(n w d)", .space_complexity = "O(n d)",
     .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_GQA | ATTEND_CAP_CROSS | ATTEND_CAP_LSE_OUT | ATTEND_CAP_DV_DIFFERS | ATTEND_CAP_STRIDED_IO,
     .numerics = ATTEND_APPROXIMATE, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = nullptr, .prepared_bytes = nullptr, .prepare = nullptr, .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = nullptr, .error_bound = nullptr})
+     .workspace = erased<workspace>, .forward = erased<forward>,
+    })
 
 }  // namespace attend::ATTEND_ISA

@@ -68,17 +68,17 @@ struct MechanismEntry {
     const OptionRow* options;
     uint32_t option_count, options_size;
     const attend_port* ports;
-    uint32_t port_count, reserved;
+    uint32_t port_count, reserved{0};
     // Rejections beyond ranges and shapes. Optional. No allocation.
-    attend_status (*check)(const void* options, const PlanArgs& args, attend_error* error);
+    attend_status (*check)(const void* options, const PlanArgs& args, attend_error* error) = nullptr;
     // Bytes of memory that prepare fills once per plan. Optional, together.
-    uint64_t (*prepared_bytes)(const void* options, const PlanArgs& args);
-    attend_status (*prepare)(const void* options, const PlanArgs& args, void* memory, const attend_context& context);
+    uint64_t (*prepared_bytes)(const void* options, const PlanArgs& args) = nullptr;
+    attend_status (*prepare)(const void* options, const PlanArgs& args, void* memory, const attend_context& context) = nullptr;
     // Workspace of one call, from shapes alone.
-    uint64_t (*workspace)(const void* options, const PlanArgs& args);
+    uint64_t (*workspace)(const void* options, const PlanArgs& args) = nullptr;
     attend_status (*forward)(const void* options, const ForwardArgs& args, const attend_context& context);
-    void (*cost)(const void* options, const PlanArgs& args, attend_cost& cost);
-    double (*error_bound)(const void* options, const PlanArgs& args);  // NULL: exact
+    void (*cost)(const void* options, const PlanArgs& args, attend_cost& cost) = nullptr;
+    double (*error_bound)(const void* options, const PlanArgs& args) = nullptr;  // NULL: exact
 };
 
 }  // namespace attend::author

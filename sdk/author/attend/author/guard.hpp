@@ -2,7 +2,8 @@
 // Guards: small conditions on options, written in tables. "projected" texts like "form=projected & bias" say when an
 // option is read; the same grammar heads the alternatives of port shapes (sdk/docs/plugin-abi.md, "Ports").
 //   guard = all { "|" all } ;  all = term { "&" term } ;  term = name | "!" name | name "=" value | name "!=" value
-// A bare name holds if the option is true. An option that the table lacks, or that has no value, makes its term false.
+// A bare name holds if the option is true or not zero, or, where no option has it, if an input or weight of that name
+// is bound. An option without a value makes its term false.
 #pragma once
 
 #include "attend/author/entry.hpp"
@@ -26,7 +27,7 @@ inline Span trimmed(Span span) {
     return span;
 }
 
-inline bool term_holds(Span term, const MechanismEntry& entry, const attend_array& values) {
+inline bool term_holds(Span term, const MechanismEntry& entry, const attend_array& values, const attend_array& bindings) {
     term = trimmed(term);
     const bool negated = term.length && term.text[0] == '!';
     if (negated) ++term.text, --term.length;
@@ -45,17 +46,20 @@ inline bool term_holds(Span term, const MechanismEntry& entry, const attend_arra
         if (row.type != ATTEND_TYPE_ENUM) return false;
         return span_equal(wanted, row.choices[value->u.i]) != differs;
     }
-    return false;
+    if (compares) return false;
+    bool bound = false;
+    for (uint32_t at = 0; at < bindings.count; ++at) bound = bound || span_equal(name, attend_binding_at(&bindings, at)->name);
+    return bound != negated;
 }
 
 // One of the alternatives holds if all of its terms do.
-inline bool guard_holds(const char* guard, const MechanismEntry& entry, const attend_array& values) {
+inline bool guard_holds(const char* guard, const MechanismEntry& entry, const attend_array& values, const attend_array& bindings) {
     uint64_t begin = 0;
     bool all = true;
     for (uint64_t at = 0;; ++at) {
         const char c = guard[at];
         if (c != '&' && c != '|' && c != '\0') continue;
-        all = all && term_holds({guard + begin, at - begin}, entry, values);
+        all = all && term_holds({guard + begin, at - begin}, entry, values, bindings);
         begin = at + 1;
         if (c == '&') continue;
         if (all || c == '\0') return all;

@@ -77,7 +77,7 @@ inline bool was_given(const attend_array& values, const char* name) {
 #define ATTEND_COUNT_OF(array) (static_cast<uint32_t>(sizeof(array) / sizeof((array)[0])))
 #define ATTEND_OPTION_TABLE(Options, table) \
     .options = table, .option_count = ATTEND_COUNT_OF(table), .options_size = static_cast<uint32_t>(sizeof(Options))
-#define ATTEND_PORT_TABLE(table) .ports = table, .port_count = ATTEND_COUNT_OF(table), .reserved = 0
+#define ATTEND_PORT_TABLE(table) .ports = table, .port_count = ATTEND_COUNT_OF(table)
 
 // Defines the entry that plugin.cpp finds. Stands in namespace attend::ATTEND_ISA, outside the anonymous namespace.
 #define ATTEND_MECHANISM(id, ...)           \

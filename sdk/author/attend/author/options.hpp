@@ -69,8 +69,8 @@ inline constexpr const char* alignments[] = {"bottom-right", "top-left", nullptr
 inline constexpr const char* forms[] = {"auto", "core", "projected", nullptr};
 
 constexpr OptionRow resolved(uint32_t type, const char* name, const char* default_json, Range range, const char* help,
-                             const char* const* choices = nullptr) {
-    return option_row(type, 0, name, default_json, range, choices, help, Field::none, 0, nullptr);
+                             const char* const* choices = nullptr, const char* reads = nullptr) {
+    return option_row(type, 0, name, default_json, range, choices, help, Field::none, 0, reads);
 }
 constexpr OptionRow causal(const char* initially = "false") {
     return resolved(ATTEND_TYPE_BOOL, "causal", initially, {0, 1}, "hide keys that come after the query");
@@ -104,14 +104,15 @@ constexpr OptionRow dropout() {
     return resolved(ATTEND_TYPE_FLOAT, "dropout", "0", {0, 0.99999999999999988},
                     "probability that a weight is dropped; at least 0, below 1");
 }
-constexpr OptionRow seed(const char* help = "seed of the dropout bits") {
-    return resolved(ATTEND_TYPE_INT, "seed", "0", {0, uint64_limit}, help);
+constexpr OptionRow seed(const char* help = "seed of the dropout bits", const char* reads = "dropout") {
+    return resolved(ATTEND_TYPE_INT, "seed", "0", {0, uint64_limit}, help, nullptr, reads);
 }
 constexpr OptionRow rng_offset() {
-    return resolved(ATTEND_TYPE_INT, "rng_offset", "0", {0, 16777215}, "number of the call in the stream of random bits");
+    return resolved(ATTEND_TYPE_INT, "rng_offset", "0", {0, 16777215}, "number of the call in the stream of random bits", nullptr,
+                    "dropout");
 }
-constexpr OptionRow weight_seed() {
-    return resolved(ATTEND_TYPE_INT, "weight_seed", "0", {0, uint64_limit}, "seed of weights that the caller leaves out");
+constexpr OptionRow weight_seed(const char* reads = "form=projected") {
+    return resolved(ATTEND_TYPE_INT, "weight_seed", "0", {0, uint64_limit}, "seed of weights that the caller leaves out", nullptr, reads);
 }
 constexpr OptionRow form() {
     return resolved(ATTEND_TYPE_ENUM, "form", "\"auto\"", {0, 0},
@@ -120,6 +121,12 @@ constexpr OptionRow form() {
 }
 
 }  // namespace common
+
+// Rows that stand together in the tables of most softmax mechanisms.
+#define ATTEND_CAUSAL_OPTIONS common::causal(), common::causal_alignment(), common::causal_offset()
+#define ATTEND_WINDOW_OPTIONS common::window_size(), common::window_left(), common::window_right()
+#define ATTEND_SCORE_OPTIONS common::scale(), common::softcap()
+#define ATTEND_DROPOUT_OPTIONS common::dropout(), common::seed(), common::rng_offset()
 
 // Port rows.
 inline constexpr uint64_t length_types = ATTEND_I32 | ATTEND_I64;
@@ -161,5 +168,22 @@ constexpr attend_port key_lengths_port() {
     return input_port(ATTEND_K_LENGTHS, "key_lengths", "B", "valid keys of each item", ATTEND_OPTIONAL, length_types);
 }
 
+constexpr attend_port lse_port() {
+    return output_port(ATTEND_LSE, "lse", "B,Hq,Nq", "log of the sum of exponentials of each row", ATTEND_OPTIONAL);
+}
+constexpr attend_port scores_port(const char* shape = "B,Hq,Nq,Nk") {
+    return output_port(ATTEND_SCORES, "scores", shape, "weights after softmax, before dropout", ATTEND_OPTIONAL);
+}
+
 }  // namespace common
+
+#define ATTEND_MASK_PORTS \
+    common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port()
+
+// What every mechanism on the tile engine can do, and what those with positions of their own add.
+inline constexpr uint64_t softmax_caps = ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS |
+                                         ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT |
+                                         ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS;
+inline constexpr uint64_t position_caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_WINDOW | ATTEND_CAP_DECODE;
+
 }  // namespace attend::ATTEND_ISA

@@ -211,14 +211,14 @@ inline attend_status check_sizes(const MechanismEntry& entry, const attend_plan_
 }
 
 // Adds a line for every option that was set to something other than its default and is not read in this mode.
-inline void write_warnings(const MechanismEntry& entry, const attend_array& values, char* text, uint64_t room) {
+inline void write_warnings(const MechanismEntry& entry, const attend_array& values, const attend_array& bindings, char* text, uint64_t room) {
     uint64_t used = 0;
     auto put = [&](const char* word) { while (*word && used + 1 < room) text[used++] = *word++; };
     for (uint32_t at = 0; at < entry.option_count; ++at) {
         const OptionRow& row = entry.options[at];
         const attend_value* value = attend_find_option(&values, row.row.name);
         if (!row.reads || !value || !(value->flags & ATTEND_VALUE_GIVEN) || value->type == 0) continue;
-        if (guard_holds(row.reads, entry, values) || is_default(row, *value)) continue;
+        if (guard_holds(row.reads, entry, values, bindings) || is_default(row, *value)) continue;
         if (used) put("\n");
         put("option \"");
         put(row.row.name);
@@ -331,7 +331,7 @@ inline attend_status make_plan(attend_lib* lib, const MechanismEntry& entry, con
     char* warnings = carver.take<char>(warnings_room(entry));
     keep(carver, entry, desc, plan);
     attend_status status = read_options(entry, plan->values, plan->options, error);
-    write_warnings(entry, plan->values, warnings, warnings_room(entry));
+    write_warnings(entry, plan->values, desc.bindings, warnings, warnings_room(entry));
     plan->warnings = *warnings ? warnings : nullptr;
 
     attend_plan_desc with_weights = desc;
