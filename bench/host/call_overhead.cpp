@@ -18,7 +18,8 @@ double median(std::vector<double> samples) {
 
 attend::Tensor filled(std::vector<std::int64_t> shape) {
     attend::Tensor tensor = attend::Tensor::allocate(attend::DType::f32, std::move(shape)).value();
-    for (std::int64_t at = 0; at < tensor.size(); ++at) tensor.as<float>()[at] = 0.01f * static_cast<float>((at * 37) % 101 - 50);
+    for (std::int64_t at = 0; at < tensor.size(); ++at)
+        tensor.as<float>()[at] = 0.01f * static_cast<float>((at * 37) % 101 - 50);
     return tensor;
 }
 
@@ -54,7 +55,8 @@ int main() {
             const attend::PortRecord& port = at < 3 ? *plan.inputs[at].port : *plan.outputs[0].port;
             bindings.push_back({sizeof(attend_binding), port.role, port.name.c_str(), &tensors[at]});
         }
-        attend::Tensor workspace = attend::Tensor::allocate(attend::DType::u8, {static_cast<std::int64_t>(plan.workspace_bytes)}).value();
+        attend::Tensor workspace =
+            attend::Tensor::allocate(attend::DType::u8, {static_cast<std::int64_t>(plan.workspace_bytes)}).value();
         attend_call call;
         attend_exec exec{};
         exec.struct_size = sizeof exec;
@@ -73,8 +75,8 @@ int main() {
             bare.push_back(std::chrono::duration<double, std::micro>(b - a).count());
             through.push_back(std::chrono::duration<double, std::micro>(c - b).count());
         }
-        std::printf("%-20s bare plugin call %.2f us, through the service %.2f us, difference %.2f us (medians of %d)\n", mechanism, median(bare), median(through),
-                    median(through) - median(bare), calls);
+        std::printf("%-20s bare plugin call %.2f us, through the service %.2f us, difference %.2f us (medians of %d)\n",
+                    mechanism, median(bare), median(through), median(through) - median(bare), calls);
     }
     return 0;
 }

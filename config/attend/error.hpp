@@ -28,7 +28,7 @@ enum class ErrorCode : std::int32_t {
     plugin,       // a plugin could not be used
     memory,       // out of memory
     cancelled,
-    internal,     // our own mistake, or a plugin's
+    internal,  // our own mistake, or a plugin's
 };
 
 // "E_OPTION" for ErrorCode::option, and so on; static storage.
@@ -71,16 +71,31 @@ public:
     [[nodiscard]] bool ok() const noexcept { return state_.index() == 0; }
     explicit operator bool() const noexcept { return ok(); }
 
-    [[nodiscard]] T& value() & { assert(ok() && "value() of an error"); return *std::get_if<0>(&state_); }
-    [[nodiscard]] const T& value() const& { assert(ok() && "value() of an error"); return *std::get_if<0>(&state_); }
-    [[nodiscard]] T&& value() && { assert(ok() && "value() of an error"); return std::move(*std::get_if<0>(&state_)); }
+    [[nodiscard]] T& value() & {
+        assert(ok() && "value() of an error");
+        return *std::get_if<0>(&state_);
+    }
+    [[nodiscard]] const T& value() const& {
+        assert(ok() && "value() of an error");
+        return *std::get_if<0>(&state_);
+    }
+    [[nodiscard]] T&& value() && {
+        assert(ok() && "value() of an error");
+        return std::move(*std::get_if<0>(&state_));
+    }
     T& operator*() & { return value(); }
     const T& operator*() const& { return value(); }
     T* operator->() { return &value(); }
     const T* operator->() const { return &value(); }
 
-    [[nodiscard]] const Error& error() const& { assert(!ok() && "error() of a value"); return *std::get_if<1>(&state_); }
-    [[nodiscard]] Error&& error() && { assert(!ok() && "error() of a value"); return std::move(*std::get_if<1>(&state_)); }
+    [[nodiscard]] const Error& error() const& {
+        assert(!ok() && "error() of a value");
+        return *std::get_if<1>(&state_);
+    }
+    [[nodiscard]] Error&& error() && {
+        assert(!ok() && "error() of a value");
+        return std::move(*std::get_if<1>(&state_));
+    }
 
 private:
     std::variant<T, Error> state_;
@@ -93,7 +108,10 @@ public:
     Result(Error error) : error_(std::move(error)) {}
     [[nodiscard]] bool ok() const noexcept { return !error_.has_value(); }
     explicit operator bool() const noexcept { return ok(); }
-    [[nodiscard]] const Error& error() const& { assert(!ok() && "error() of a value"); return *error_; }
+    [[nodiscard]] const Error& error() const& {
+        assert(!ok() && "error() of a value");
+        return *error_;
+    }
 
 private:
     std::optional<Error> error_;

@@ -29,34 +29,35 @@ struct SearchedDir;
 struct CpuFacts;
 
 struct ServiceSettings {
-    Config config;                                       // load_config, or the built-in default
-    std::vector<std::filesystem::path> plugin_files;     // searched first
+    Config config;                                    // load_config, or the built-in default
+    std::vector<std::filesystem::path> plugin_files;  // searched first
     std::vector<std::filesystem::path> plugin_dirs;
-    std::string plugin_path;                             // further folders, colon-separated
-    std::filesystem::path user_plugin_dir;               // empty: none
-    std::optional<std::filesystem::path> built_in_dir;   // default: found from the program's own location
-    bool probe{true};                                    // try foreign plugins in a child process first
+    std::string plugin_path;                            // further folders, colon-separated
+    std::filesystem::path user_plugin_dir;              // empty: none
+    std::optional<std::filesystem::path> built_in_dir;  // default: found from the program's own location
+    bool probe{true};                                   // try foreign plugins in a child process first
 };
 
-// Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value likewise.
-// An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or F64.
+// Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value
+// likewise. An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or
+// F64.
 struct ForwardInputs {
     Tensor query;
     std::optional<Tensor> key, value;
-    std::optional<Tensor> mask;                          // BOOL or U8, broadcastable to [B,H,Nq,Nk]; true = may attend
-    std::optional<Tensor> bias;                          // float, likewise
-    std::optional<Tensor> query_lengths, key_lengths;    // I32 or I64, [B]
-    std::vector<std::pair<std::string, Tensor>> extra;   // other inputs that a mechanism declares, by name
-    std::vector<std::pair<std::string, Tensor>> weights; // by name
+    std::optional<Tensor> mask;                           // BOOL or U8, broadcastable to [B,H,Nq,Nk]; true = may attend
+    std::optional<Tensor> bias;                           // float, likewise
+    std::optional<Tensor> query_lengths, key_lengths;     // I32 or I64, [B]
+    std::vector<std::pair<std::string, Tensor>> extra;    // other inputs that a mechanism declares, by name
+    std::vector<std::pair<std::string, Tensor>> weights;  // by name
 };
 
 struct ForwardOptions {
-    std::string mechanism{"auto"};  // a name, or "auto": rules, then thresholds
-    NamedValues options{};          // checked against the mechanism's table; either spelling
+    std::string mechanism{"auto"};       // a name, or "auto": rules, then thresholds
+    NamedValues options{};               // checked against the mechanism's table; either spelling
     std::int64_t heads{0}, kv_heads{0};  // of packed tensors; 0 = not given
     bool lse{false}, scores{false};
-    std::string precision{};        // empty: the service's
-    RequestFacts facts{};           // further variables for rules (hierarchical, maxError, taskType, ...)
+    std::string precision{};  // empty: the service's
+    RequestFacts facts{};     // further variables for rules (hierarchical, maxError, taskType, ...)
 };
 
 struct ForwardResult {
@@ -67,10 +68,10 @@ struct ForwardResult {
     std::string exactness;  // exact, approximate, different-function
     std::string reason;     // why this mechanism, default weights, ...
     std::vector<std::string> warnings;
-    bool cached{false};     // the output came from the result cache
+    bool cached{false};  // the output came from the result cache
     bool plan_reused{false};
     double time_ms{0};
-    double flops{0};        // by the mechanism's own formula; 0 = it gives none
+    double flops{0};  // by the mechanism's own formula; 0 = it gives none
     std::uint64_t workspace_bytes{0};
     std::shared_ptr<const CallPlan> plan;
 
@@ -80,14 +81,14 @@ struct ForwardResult {
 struct Candidate {
     std::string mechanism;
     NamedValues options;
-    std::string rule;       // "0", "1", ... the rule's index; "threshold", "default" or "candidate"
+    std::string rule;  // "0", "1", ... the rule's index; "threshold", "default" or "candidate"
     std::string rule_text;
     std::string exactness;
     std::optional<double> error_bound;  // absent: unbounded
     std::optional<double> est_flops, est_bytes, est_time_ms;
     bool supported{false};
     std::vector<std::string> reasons;
-    std::string check;      // of a rejected one: the check that failed
+    std::string check;  // of a rejected one: the check that failed
 };
 
 struct TraceStep {

@@ -14,7 +14,8 @@ int main() {
     }
     attend::ForwardInputs inputs;
     inputs.query = attend::Tensor::allocate(attend::DType::f32, {1, 2, 16, 32}).value();  // [B, H, N, D]
-    for (std::int64_t at = 0; at < inputs.query.size(); ++at) inputs.query.as<float>()[at] = static_cast<float>(at % 7) * 0.1f;
+    for (std::int64_t at = 0; at < inputs.query.size(); ++at)
+        inputs.query.as<float>()[at] = static_cast<float>(at % 7) * 0.1f;
 
     attend::ForwardOptions options;
     options.options = {{"causal", true}};

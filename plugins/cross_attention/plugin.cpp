@@ -2,5 +2,5 @@
 #define ATTEND_MECHANISMS(X) X(cross)
 #include "attend/author/plugin.hpp"
 
-ATTEND_CPP_PLUGIN(.id = "attend.cross-attention", .version = ATTEND_PLUGIN_VERSION, .vendor = "attend", .license = "Apache-2.0",
-                  .summary = "Attention from one sequence to another")
+ATTEND_CPP_PLUGIN(.id = "attend.cross-attention", .version = ATTEND_PLUGIN_VERSION, .vendor = "attend",
+                  .license = "Apache-2.0", .summary = "Attention from one sequence to another")

@@ -22,16 +22,30 @@ inline attend_status bad_option(attend_error* error, const char* text, const cha
 // Options of softmax attention that are listed only to be refused with a reason.
 namespace refused {
 constexpr Range any{-1, 9007199254740992.0};
-constexpr OptionRow softcap() { return common::resolved(ATTEND_TYPE_FLOAT, "softcap", "0", {0, no_limit}, "not offered: it bends single scores"); }
-constexpr OptionRow dropout() { return common::resolved(ATTEND_TYPE_FLOAT, "dropout", "0", {0, 0.99999999999999988}, "not offered: there is no matrix of weights"); }
-constexpr OptionRow window_size() { return common::resolved(ATTEND_TYPE_INT, "window_size", "0", {0, any.max}, "not offered: a window does not factorise"); }
-constexpr OptionRow window_left() { return common::resolved(ATTEND_TYPE_INT, "window_left", "-1", any, "not offered, as window_size"); }
-constexpr OptionRow window_right() { return common::resolved(ATTEND_TYPE_INT, "window_right", "-1", any, "not offered, as window_size"); }
+constexpr OptionRow softcap() {
+    return common::resolved(ATTEND_TYPE_FLOAT, "softcap", "0", {0, no_limit}, "not offered: it bends single scores");
+}
+constexpr OptionRow dropout() {
+    return common::resolved(ATTEND_TYPE_FLOAT, "dropout", "0", {0, 0.99999999999999988},
+                            "not offered: there is no matrix of weights");
+}
+constexpr OptionRow window_size() {
+    return common::resolved(ATTEND_TYPE_INT, "window_size", "0", {0, any.max},
+                            "not offered: a window does not factorise");
+}
+constexpr OptionRow window_left() {
+    return common::resolved(ATTEND_TYPE_INT, "window_left", "-1", any, "not offered, as window_size");
+}
+constexpr OptionRow window_right() {
+    return common::resolved(ATTEND_TYPE_INT, "window_right", "-1", any, "not offered, as window_size");
+}
 }  // namespace refused
-#define ATTEND_REFUSED_OPTIONS refused::softcap(), refused::window_size(), refused::window_left(), refused::window_right(), refused::dropout()
+#define ATTEND_REFUSED_OPTIONS \
+    refused::softcap(), refused::window_size(), refused::window_left(), refused::window_right(), refused::dropout()
 
 // `option "name" is value, but why; accepted: what`
-inline attend_status refuse_value(attend_error* error, attend_status status, const char* name, double value, const char* rest) {
+inline attend_status refuse_value(attend_error* error, attend_status status, const char* name, double value,
+                                  const char* rest) {
     char text[400];
     ::snprintf(text, sizeof text, "option \"%s\" is %g, but %s", name, value, rest);
     return attend_fail(error, status, text, name);
@@ -42,22 +56,26 @@ inline attend_status refuse_pairwise(const PlanArgs& args, attend_error* error) 
     const attend_plan_desc& desc = *args.desc;
     if (desc.softcap > 0.0)
         return refuse_value(error, ATTEND_UNSUPPORTED, "softcap", desc.softcap,
-                            "it bends single scores, which are never formed here; accepted: 0, or a softmax mechanism such as flash-attention-v2");
+                            "it bends single scores, which are never formed here; accepted: 0, or a softmax mechanism "
+                            "such as flash-attention-v2");
     for (const char* name : {"window_size", "window_left", "window_right"}) {
         const attend_value* value = attend_find_option(args.values, name);
         if (value == nullptr || value->type == 0 || value->u.i == (value->name[7] == 's' ? 0 : -1)) continue;
-        return refuse_value(error, ATTEND_UNSUPPORTED, name, static_cast<double>(value->u.i),
-                            "a window depends on query and key together, which does not factorise; accepted: none, or local-attention");
+        return refuse_value(
+            error, ATTEND_UNSUPPORTED, name, static_cast<double>(value->u.i),
+            "a window depends on query and key together, which does not factorise; accepted: none, or local-attention");
     }
     if (desc.dropout > 0.0)
         return refuse_value(error, ATTEND_UNSUPPORTED, "dropout", desc.dropout,
-                            "there is no matrix of weights to drop from; accepted: 0, or a softmax mechanism such as flash-attention-v2");
+                            "there is no matrix of weights to drop from; accepted: 0, or a softmax mechanism such as "
+                            "flash-attention-v2");
     for (const uint32_t role : {ATTEND_MASK, ATTEND_BIAS}) {
         const attend_tensor* tensor = attend_find(&desc.bindings, role);
         if (tensor == nullptr || tensor->ndim != 4 || tensor->shape[2] == 1) continue;
         const char* name = role == ATTEND_MASK ? "mask" : "bias";
         Message text;
-        text << name << " has " << tensor->shape[2] << " rows of queries, but only what belongs to keys alone factorises; accepted: 1 row ([Nk] or "
+        text << name << " has " << tensor->shape[2]
+             << " rows of queries, but only what belongs to keys alone factorises; accepted: 1 row ([Nk] or "
              << "[B,1,1,Nk]), or a mechanism that takes it, such as flash-attention-v2";
         return text.fail(error, ATTEND_UNSUPPORTED, name);
     }
@@ -106,7 +124,9 @@ struct LinearCall {
         set_projection(const_cast<void*>(drawn), {slots, rows, width}, {rows * width, width, 1});
     }
 
-    uint64_t workspace(uint32_t max_workers) const { return ATTEND_KERNEL(attend_linear_workspace)(&problem, max_workers); }
+    uint64_t workspace(uint32_t max_workers) const {
+        return ATTEND_KERNEL(attend_linear_workspace)(&problem, max_workers);
+    }
     attend_status run(const Context& context) const { return ATTEND_KERNEL(attend_linear_forward)(&problem, &context); }
 
 private:

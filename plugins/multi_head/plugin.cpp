@@ -2,5 +2,5 @@
 #define ATTEND_MECHANISMS(X) X(standard_mha)
 #include "attend/author/plugin.hpp"
 
-ATTEND_CPP_PLUGIN(.id = "attend.multi-head", .version = ATTEND_PLUGIN_VERSION, .vendor = "attend", .license = "Apache-2.0",
-                  .summary = "Multi-head attention")
+ATTEND_CPP_PLUGIN(.id = "attend.multi-head", .version = ATTEND_PLUGIN_VERSION, .vendor = "attend",
+                  .license = "Apache-2.0", .summary = "Multi-head attention")

@@ -23,27 +23,43 @@ constexpr Range size_range{1, 1048576};
 constexpr OptionRow option_table[] = {
     option_enum(offsetof(Options, form), "form", "\"auto\"", common::forms,
                 "core: ready-made heads; projected: with projections; auto: projected if a weight is given"),
-    option_maybe_int(offsetof(Options, model_dim), "model_dim", size_range, "model width E; default: the width of query", "form=projected"),
-    option_maybe_int(offsetof(Options, heads), "heads", size_range, "heads H, required in the projected form; divides E", "form=projected"),
+    option_maybe_int(offsetof(Options, model_dim), "model_dim", size_range,
+                     "model width E; default: the width of query", "form=projected"),
+    option_maybe_int(offsetof(Options, heads), "heads", size_range,
+                     "heads H, required in the projected form; divides E", "form=projected"),
     option_bool(offsetof(Options, bias), "bias", true, "biases of the four projections", "form=projected"),
     option_maybe_int(offsetof(Options, kdim), "kdim", size_range, "width of key; default E", "form=projected"),
     option_maybe_int(offsetof(Options, vdim), "vdim", size_range, "width of value; default E", "form=projected"),
-    option_bool(offsetof(Options, batch_first), "batch_first", true, "[B,N,E] tensors; false: [N,B,E]", "form=projected"),
-    option_bool(offsetof(Options, add_bias_kv), "add_bias_kv", false, "append one learned key and value", "form=projected"),
-    option_bool(offsetof(Options, add_zero_attn), "add_zero_attn", false, "append a zero key with a zero value to each head"),
-    option_bool(offsetof(Options, output_projection), "output_projection", true, "project the joined heads by Wo", "form=projected"),
-    option_bool(offsetof(Options, average_weights), "average_weights", false, "scores as the mean over heads, [B,Nq,Nk']", "form=projected"),
-    ATTEND_CAUSAL_OPTIONS, ATTEND_SCORE_OPTIONS, ATTEND_WINDOW_OPTIONS, ATTEND_DROPOUT_OPTIONS, common::weight_seed(),
+    option_bool(offsetof(Options, batch_first), "batch_first", true, "[B,N,E] tensors; false: [N,B,E]",
+                "form=projected"),
+    option_bool(offsetof(Options, add_bias_kv), "add_bias_kv", false, "append one learned key and value",
+                "form=projected"),
+    option_bool(offsetof(Options, add_zero_attn), "add_zero_attn", false,
+                "append a zero key with a zero value to each head"),
+    option_bool(offsetof(Options, output_projection), "output_projection", true, "project the joined heads by Wo",
+                "form=projected"),
+    option_bool(offsetof(Options, average_weights), "average_weights", false,
+                "scores as the mean over heads, [B,Nq,Nk']", "form=projected"),
+    ATTEND_CAUSAL_OPTIONS,
+    ATTEND_SCORE_OPTIONS,
+    ATTEND_WINDOW_OPTIONS,
+    ATTEND_DROPOUT_OPTIONS,
+    common::weight_seed(),
 };
 
 constexpr attend_port port_table[] = {
-    input_port(ATTEND_Q, "query", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,D", "queries"),
+    input_port(ATTEND_Q, "query", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,D",
+               "queries"),
     common::key_port("form=projected & batch_first: B,Nk,or(kdim,E) | form=projected: Nk,B,or(kdim,E) | B,Hkv,Nk,D"),
     common::value_port("form=projected & batch_first: B,Nk,or(vdim,E) | form=projected: Nk,B,or(vdim,E) | B,Hkv,Nk,Dv"),
     ATTEND_MASK_PORTS,
-    weight_port("wq", "form=projected: E,E", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wq | xavierUniform as Wq", "query projection [out, in by rows]"),
-    weight_port("wk", "form=projected: E,or(kdim,E)", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wk | xavierUniform as Wk", "key projection"),
-    weight_port("wv", "form=projected: E,or(vdim,E)", "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wv | xavierUniform as Wv", "value projection"),
+    weight_port("wq", "form=projected: E,E",
+                "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wq | xavierUniform as Wq",
+                "query projection [out, in by rows]"),
+    weight_port("wk", "form=projected: E,or(kdim,E)",
+                "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wk | xavierUniform as Wk", "key projection"),
+    weight_port("wv", "form=projected: E,or(vdim,E)",
+                "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wv | xavierUniform as Wv", "value projection"),
     weight_port("bq", "form=projected & bias: E", "zeros", "query bias"),
     weight_port("bk", "form=projected & bias: E", "zeros", "key bias"),
     weight_port("bv", "form=projected & bias: E", "zeros", "value bias"),
@@ -51,10 +67,12 @@ constexpr attend_port port_table[] = {
     weight_port("bo", "form=projected & output_projection & bias: E", "zeros", "output bias"),
     weight_port("bias_k", "form=projected & add_bias_kv: E", "normal(0,1/sqrt(E)) as biasK", "the learned key"),
     weight_port("bias_v", "form=projected & add_bias_kv: E", "normal(0,1/sqrt(E)) as biasV", "the learned value"),
-    output_port(ATTEND_OUT, "output", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,Dv", "result"),
+    output_port(ATTEND_OUT, "output", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,Dv",
+                "result"),
     common::lse_port(),
-    common::scores_port("form=projected & average_weights: B,Nq,Nk+add_bias_kv+add_zero_attn | form=projected: B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | "
-                "B,Hq,Nq,Nk+add_zero_attn"),
+    common::scores_port("form=projected & average_weights: B,Nq,Nk+add_bias_kv+add_zero_attn | form=projected: "
+                        "B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | "
+                        "B,Hq,Nq,Nk+add_zero_attn"),
 };
 
 int64_t extra_keys(const Options& options) {
@@ -65,23 +83,27 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     const attend_plan_desc& desc = *args.desc;
     if (!is_projected(options.form)) return ATTEND_OK;
     if (options.model_dim.given && options.model_dim.value != desc.num_q_heads * desc.head_dim)
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"model_dim\" differs from the width of query; accepted: that width", "model_dim");
+        return attend_fail(error, ATTEND_BAD_OPTION,
+                           "option \"model_dim\" differs from the width of query; accepted: that width", "model_dim");
     if (desc.num_kv_heads != desc.num_q_heads)
         return attend_fail(error, ATTEND_BAD_SHAPE, "the projected form has as many key heads as query heads", "heads");
     const attend_tensor* key = attend_find_name(&desc.bindings, "bias_k");
     const attend_tensor* value = attend_find_name(&desc.bindings, "bias_v");
     if (key && value && ((key->flags ^ value->flags) & ATTEND_TENSOR_INITIALISED))
-        return attend_fail(error, ATTEND_NOT_FOUND, "weights \"bias_k\" and \"bias_v\" belong together; accepted: both or none", "bias_k");
+        return attend_fail(error, ATTEND_NOT_FOUND,
+                           "weights \"bias_k\" and \"bias_v\" belong together; accepted: both or none", "bias_k");
     return ATTEND_OK;
 }
 
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
     const int64_t extra = extra_keys(options), width = desc.num_q_heads * desc.head_dim;
-    uint64_t bytes = tile_workspace(desc, extra) + 2 * Carve::floats(desc.num_kv_heads * extra * (desc.head_dim + desc.value_dim));
+    uint64_t bytes =
+        tile_workspace(desc, extra) + 2 * Carve::floats(desc.num_kv_heads * extra * (desc.head_dim + desc.value_dim));
     if (!is_projected(options.form)) return bytes;
     bytes += 2 * Carve::floats(desc.batch * desc.q_len * width) + 2 * Carve::floats(desc.batch * desc.kv_len * width);
-    const int64_t kdim = options.kdim.given ? options.kdim.value : width, vdim = options.vdim.given ? options.vdim.value : width;
+    const int64_t kdim = options.kdim.given ? options.kdim.value : width,
+                  vdim = options.vdim.given ? options.vdim.value : width;
     const int64_t in = width > kdim ? (width > vdim ? width : vdim) : (kdim > vdim ? kdim : vdim);
     const int64_t rows = desc.q_len > desc.kv_len ? desc.q_len : desc.kv_len;
     const uint64_t gemm = projection_workspace(desc.batch, rows, in, width, desc.max_workers);
@@ -93,7 +115,9 @@ void fill_extra(float* to, const attend_tensor* learned, int64_t heads, int64_t 
     for (int64_t head = 0; head < heads; ++head)
         for (int64_t row = 0; row < extra; ++row)
             for (int64_t d = 0; d < width; ++d) {
-                const float* from = learned && row == 0 ? static_cast<const float*>(learned->data) + (head * width + d) * learned->strides[0] : nullptr;
+                const float* from = learned && row == 0 ? static_cast<const float*>(learned->data) +
+                                                              (head * width + d) * learned->strides[0]
+                                                        : nullptr;
                 to[(head * extra + row) * width + d] = from ? *from : 0.0f;
             }
 }
@@ -102,14 +126,16 @@ void fill_extra(float* to, const attend_tensor* learned, int64_t heads, int64_t 
 attend_tensor batch_leading(const attend_tensor& tensor, int64_t (&shape)[3], int64_t (&strides)[3]) {
     attend_tensor view = tensor;
     const int order[3] = {1, 0, 2};
-    for (int axis = 0; axis < 3; ++axis) shape[axis] = tensor.shape[order[axis]], strides[axis] = tensor.strides[order[axis]];
+    for (int axis = 0; axis < 3; ++axis)
+        shape[axis] = tensor.shape[order[axis]], strides[axis] = tensor.strides[order[axis]];
     view.shape = shape;
     view.strides = strides;
     return view;
 }
 
-attend_status attend_with(const Options& options, const ForwardArgs& args, const attend_tensor* q, const attend_tensor* k,
-                          const attend_tensor* v, const attend_tensor* o, Carve& carve, const Context& context) {
+attend_status attend_with(const Options& options, const ForwardArgs& args, const attend_tensor* q,
+                          const attend_tensor* k, const attend_tensor* v, const attend_tensor* o, Carve& carve,
+                          const Context& context) {
     const attend_plan_desc& desc = *args.desc;
     const int64_t extra = extra_keys(options), heads = desc.num_kv_heads;
     TileCall call(args, q, k, v, o);
@@ -131,7 +157,8 @@ attend_status attend_with(const Options& options, const ForwardArgs& args, const
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
     Carve carve(context);
-    if (!is_projected(options.form)) return attend_with(options, args, args.query, args.key, args.value, args.output, carve, context);
+    if (!is_projected(options.form))
+        return attend_with(options, args, args.query, args.key, args.value, args.output, carve, context);
 
     const attend_plan_desc& desc = *args.desc;
     const int64_t heads = desc.num_q_heads, width = heads * desc.head_dim;
@@ -147,8 +174,9 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     const char* names[3][2] = {{"wq", "bq"}, {"wk", "bk"}, {"wv", "bv"}};
     const Rows* to[3] = {&q, &k, &v};
     for (int at = 0; at < 3; ++at) {
-        const attend_status status = project(&x[at], attend_find_name(&weights, names[at][0]), attend_find_name(&weights, names[at][1]),
-                                             &to[at]->tensor, carve.rest(context));
+        const attend_status status =
+            project(&x[at], attend_find_name(&weights, names[at][0]), attend_find_name(&weights, names[at][1]),
+                    &to[at]->tensor, carve.rest(context));
         if (status != ATTEND_OK) return status;
     }
     OwnTensor qh, kh, vh, oh;
@@ -158,7 +186,8 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     split_heads(oh, options.output_projection ? joined.tensor : x[3], heads);
     attend_status status = attend_with(options, args, &qh.tensor, &kh.tensor, &vh.tensor, &oh.tensor, carve, context);
     if (status == ATTEND_OK && options.output_projection)
-        status = project(&joined.tensor, attend_find_name(&weights, "wo"), attend_find_name(&weights, "bo"), &x[3], carve.rest(context));
+        status = project(&joined.tensor, attend_find_name(&weights, "wo"), attend_find_name(&weights, "bo"), &x[3],
+                         carve.rest(context));
     return status;
 }
 
@@ -166,20 +195,32 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const attend_plan_desc& desc = *args.desc;
     softmax_cost(desc, visible_pairs(desc), cost);
     if (!is_projected(options.form)) return;
-    const auto width = static_cast<double>(desc.num_q_heads * desc.head_dim), rows = static_cast<double>(desc.batch * (desc.q_len + desc.kv_len));
+    const auto width = static_cast<double>(desc.num_q_heads * desc.head_dim),
+               rows = static_cast<double>(desc.batch * (desc.q_len + desc.kv_len));
     cost.flops += 4.0 * rows * width * width;
     cost.bytes += 16.0 * width * width;
 }
 
 }  // namespace
 
-ATTEND_MECHANISM(standard_mha, {
-    .name = "standard-mha", .category = "multi-head", .title = "Multi-head attention",
-    .summary = "Every query reads every key, in several heads side by side; the reference that the others are compared with.",
-    .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762", .time_complexity = "O(n^2 d)", .space_complexity = "O(n d)",
-    .caps = softmax_caps | position_caps,
-    .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>})
+ATTEND_MECHANISM(
+    standard_mha,
+    {.name = "standard-mha",
+     .category = "multi-head",
+     .title = "Multi-head attention",
+     .summary =
+         "Every query reads every key, in several heads side by side; the reference that the others are compared with.",
+     .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762",
+     .time_complexity = "O(n^2 d)",
+     .space_complexity = "O(n d)",
+     .caps = softmax_caps | position_caps,
+     .numerics = ATTEND_EXACT,
+     .revision = 1,
+     ATTEND_OPTION_TABLE(Options, option_table),
+     ATTEND_PORT_TABLE(port_table),
+     .check = erased<check>,
+     .workspace = erased<workspace>,
+     .forward = erased<forward>,
+     .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

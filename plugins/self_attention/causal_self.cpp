@@ -25,27 +25,38 @@ constexpr double longest = 2147483647.0;
 constexpr OptionRow option_table[] = {
     option_enum(offsetof(Options, form), "form", "\"auto\"", common::forms,
                 "core: ready-made heads; projected: with projections; auto: projected if a weight is given"),
-    option_maybe_int(offsetof(Options, heads), "heads", {1, 65536}, "query heads, required in the projected form; divides E", "form=projected"),
-    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 65536}, "key heads; default: heads", "form=projected"),
+    option_maybe_int(offsetof(Options, heads), "heads", {1, 65536},
+                     "query heads, required in the projected form; divides E", "form=projected"),
+    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 65536}, "key heads; default: heads",
+                     "form=projected"),
     option_int_list(offsetof(Options, prefix_length), "prefix_length", "0", {0, longest},
                     "keys in front that every query sees; one number, or one for each item of the batch"),
     option_int(offsetof(Options, window_size), "window_size", "0", {0, longest}, "as window_left; 0: all of the past"),
-    option_int(offsetof(Options, window_left), "window_left", "-1", {-1, longest}, "keys seen to the left; -1: all of the past"),
-    option_maybe_int(offsetof(Options, window_right), "window_right", {-1, longest}, "fixed to 0: nothing lies to the right"),
+    option_int(offsetof(Options, window_left), "window_left", "-1", {-1, longest},
+               "keys seen to the left; -1: all of the past"),
+    option_maybe_int(offsetof(Options, window_right), "window_right", {-1, longest},
+                     "fixed to 0: nothing lies to the right"),
     option_bool(offsetof(Options, bias), "bias", true, "biases of the projections", "form=projected"),
-    option_row(ATTEND_TYPE_INT, 0, "layers", "1", {1, 1048576}, nullptr, "scales the default initialiser of Wo by 1/sqrt(2 layers)", Field::none, 0, "form=projected"),
+    option_row(ATTEND_TYPE_INT, 0, "layers", "1", {1, 1048576}, nullptr,
+               "scales the default initialiser of Wo by 1/sqrt(2 layers)", Field::none, 0, "form=projected"),
     option_bool(offsetof(Options, causal), "causal", true, "always true; false is refused"),
-    common::causal_alignment(), common::causal_offset(), ATTEND_SCORE_OPTIONS, ATTEND_DROPOUT_OPTIONS, common::weight_seed(),
+    common::causal_alignment(),
+    common::causal_offset(),
+    ATTEND_SCORE_OPTIONS,
+    ATTEND_DROPOUT_OPTIONS,
+    common::weight_seed(),
 };
 
 constexpr attend_port port_table[] = {
     input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form the tokens X"),
     common::key_port("form=core: B,Hkv,Nk,D"),
     common::value_port("form=core: B,Hkv,Nk,Dv"),
-    input_port(0, "past_key", "form=projected: B,Hkv,Np,D", "cached keys in front of the projected ones", ATTEND_OPTIONAL),
+    input_port(0, "past_key", "form=projected: B,Hkv,Np,D", "cached keys in front of the projected ones",
+               ATTEND_OPTIONAL),
     input_port(0, "past_value", "form=projected: B,Hkv,Np,D", "cached values", ATTEND_OPTIONAL),
     ATTEND_MASK_PORTS,
-    weight_port("wqkv", "form=projected: (Hq+2*Hkv)*D,E", "normal(0,0.02) as Wqkv", "projection; rows of queries, then keys, then values"),
+    weight_port("wqkv", "form=projected: (Hq+2*Hkv)*D,E", "normal(0,0.02) as Wqkv",
+                "projection; rows of queries, then keys, then values"),
     weight_port("bqkv", "form=projected & bias: (Hq+2*Hkv)*D", "zeros", "its bias"),
     weight_port("wo", "form=projected: E,Hq*D", "normal(0,0.02/sqrt(2*layers)) as Wo", "output projection"),
     weight_port("bo", "form=projected & bias: E", "zeros", "output bias"),
@@ -57,7 +68,8 @@ constexpr attend_port port_table[] = {
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
     const attend_plan_desc& desc = *args.desc;
     if (!options.causal)
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"causal\" is false; accepted: true (this mechanism is causal)", "causal");
+        return attend_fail(error, ATTEND_BAD_OPTION,
+                           "option \"causal\" is false; accepted: true (this mechanism is causal)", "causal");
     if (options.window_right.given && options.window_right.value != 0)
         return (Message() << "causal-self-attention: option \"window_right\" is " << options.window_right.value
                           << "; accepted: 0 (nothing lies to the right)")
@@ -69,13 +81,15 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
             .fail(error, ATTEND_BAD_OPTION, "prefix_length");
     for (uint32_t item = 0; item < prefix.count; ++item)
         if (prefix.items[item] > desc.kv_len)
-            return (Message() << "causal-self-attention: option \"prefix_length\" is " << prefix.items[item] << "; accepted: 0 to "
-                              << desc.kv_len << " (the number of keys)")
+            return (Message() << "causal-self-attention: option \"prefix_length\" is " << prefix.items[item]
+                              << "; accepted: 0 to " << desc.kv_len << " (the number of keys)")
                 .fail(error, ATTEND_BAD_OPTION, "prefix_length");
     const attend_tensor* past_key = attend_find_name(&desc.bindings, "past_key");
     const attend_tensor* past_value = attend_find_name(&desc.bindings, "past_value");
     if (!past_key != !past_value)
-        return attend_fail(error, ATTEND_BAD_SHAPE, "inputs \"past_key\" and \"past_value\" belong together; accepted: both or none", "past_key");
+        return attend_fail(error, ATTEND_BAD_SHAPE,
+                           "inputs \"past_key\" and \"past_value\" belong together; accepted: both or none",
+                           "past_key");
     return ATTEND_OK;
 }
 
@@ -83,17 +97,21 @@ int64_t past_window(const Options& options) {
     return options.window_left >= 0 ? options.window_left : options.window_size > 0 ? options.window_size : -1;
 }
 
-int64_t new_keys(const attend_plan_desc& desc, const Options& options) { return is_projected(options.form) ? desc.q_len : desc.kv_len; }
+int64_t new_keys(const attend_plan_desc& desc, const Options& options) {
+    return is_projected(options.form) ? desc.q_len : desc.kv_len;
+}
 
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
     uint64_t bytes = tile_workspace(desc);
     if (!is_projected(options.form)) return bytes;
-    const int64_t inner = desc.num_q_heads * desc.head_dim, all = (desc.num_q_heads + 2 * desc.num_kv_heads) * desc.head_dim;
+    const int64_t inner = desc.num_q_heads * desc.head_dim,
+                  all = (desc.num_q_heads + 2 * desc.num_kv_heads) * desc.head_dim;
     bytes += Carve::floats(desc.batch * desc.q_len * all) + Carve::floats(desc.batch * desc.q_len * inner);
     const attend_tensor* query = attend_find(&desc.bindings, ATTEND_Q);
     const int64_t width = query && query->ndim == 3 ? query->shape[2] : inner;
-    return bytes + projection_workspace(desc.batch, desc.q_len, width > inner ? width : inner, all > width ? all : width, desc.max_workers);
+    return bytes + projection_workspace(desc.batch, desc.q_len, width > inner ? width : inner,
+                                        all > width ? all : width, desc.max_workers);
 }
 
 attend_status attend_past(const Options& options, TileCall& call, const Context& context) {
@@ -128,7 +146,8 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     Rows qkv(carve.take(desc.batch * desc.q_len * (hq + 2 * hkv) * d), desc.batch, desc.q_len, (hq + 2 * hkv) * d);
     Rows joined(carve.take(desc.batch * desc.q_len * hq * d), desc.batch, desc.q_len, hq * d);
     const attend_array& weights = *args.weights;
-    attend_status status = project(args.query, attend_find_name(&weights, "wqkv"), attend_find_name(&weights, "bqkv"), &qkv.tensor, carve.rest(context));
+    attend_status status = project(args.query, attend_find_name(&weights, "wqkv"), attend_find_name(&weights, "bqkv"),
+                                   &qkv.tensor, carve.rest(context));
     if (status != ATTEND_OK) return status;
     OwnTensor q, k, v, o;
     const int64_t row = (hq + 2 * hkv) * d, item = desc.q_len * row;
@@ -146,7 +165,8 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     call.add_segment(&k.tensor, &v.tensor, 0);
     status = attend_past(options, call, carve.rest(context));
     if (status == ATTEND_OK)
-        status = project(&joined.tensor, attend_find_name(&weights, "wo"), attend_find_name(&weights, "bo"), args.output, carve.rest(context));
+        status = project(&joined.tensor, attend_find_name(&weights, "wo"), attend_find_name(&weights, "bo"),
+                         args.output, carve.rest(context));
     return status;
 }
 
@@ -157,20 +177,30 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     desc.window_right = -1;
     softmax_cost(desc, visible_pairs(desc), cost);
     if (is_projected(options.form)) {
-        const auto inner = static_cast<double>(desc.num_q_heads * desc.head_dim), kv = static_cast<double>(2 * desc.num_kv_heads * desc.head_dim);
+        const auto inner = static_cast<double>(desc.num_q_heads * desc.head_dim),
+                   kv = static_cast<double>(2 * desc.num_kv_heads * desc.head_dim);
         cost.flops += 2.0 * static_cast<double>(desc.batch * new_keys(desc, options)) * inner * (2.0 * inner + kv);
     }
 }
 
 }  // namespace
 
-ATTEND_MECHANISM(causal_self, {
-    .name = "causal-self-attention", .category = "self-attention", .title = "Causal self-attention",
-    .summary = "A token sees itself and what came before it, as language models generate text.",
-    .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3", .time_complexity = "O(n^2 d / 2)", .space_complexity = "O(n d)",
-    .caps = softmax_caps | position_caps,
-    .numerics = ATTEND_EXACT, .revision = 1, ATTEND_OPTION_TABLE(Options, option_table), ATTEND_PORT_TABLE(port_table),
-    .check = erased<check>,  .workspace = erased<workspace>, .forward = erased<forward>,
-    .cost = erased<cost>})
+ATTEND_MECHANISM(causal_self,
+                 {.name = "causal-self-attention",
+                  .category = "self-attention",
+                  .title = "Causal self-attention",
+                  .summary = "A token sees itself and what came before it, as language models generate text.",
+                  .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
+                  .time_complexity = "O(n^2 d / 2)",
+                  .space_complexity = "O(n d)",
+                  .caps = softmax_caps | position_caps,
+                  .numerics = ATTEND_EXACT,
+                  .revision = 1,
+                  ATTEND_OPTION_TABLE(Options, option_table),
+                  ATTEND_PORT_TABLE(port_table),
+                  .check = erased<check>,
+                  .workspace = erased<workspace>,
+                  .forward = erased<forward>,
+                  .cost = erased<cost>})
 
 }  // namespace attend::ATTEND_ISA

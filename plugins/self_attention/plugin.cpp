@@ -2,5 +2,5 @@
 #define ATTEND_MECHANISMS(X) X(causal_self)
 #include "attend/author/plugin.hpp"
 
-ATTEND_CPP_PLUGIN(.id = "attend.self-attention", .version = ATTEND_PLUGIN_VERSION, .vendor = "attend", .license = "Apache-2.0",
-                  .summary = "Self-attention")
+ATTEND_CPP_PLUGIN(.id = "attend.self-attention", .version = ATTEND_PLUGIN_VERSION, .vendor = "attend",
+                  .license = "Apache-2.0", .summary = "Self-attention")

@@ -30,30 +30,41 @@ std::string joined(const std::vector<std::string>& words) {
     return out;
 }
 
-void write_ports(std::string& out, const MechanismRecord& mechanism, std::uint32_t kind, const char* title, bool with_init) {
-    const bool any = std::any_of(mechanism.ports.begin(), mechanism.ports.end(), [&](const PortRecord& port) { return (port.flags & kind) != 0; });
+void write_ports(std::string& out, const MechanismRecord& mechanism, std::uint32_t kind, const char* title,
+                 bool with_init) {
+    const bool any = std::any_of(mechanism.ports.begin(), mechanism.ports.end(),
+                                 [&](const PortRecord& port) { return (port.flags & kind) != 0; });
     if (!any) return;
-    out += std::string("\n| ") + title + " | shape | " + (with_init ? "default" : "types") + " | |\n|---|---|---|---|\n";
+    out +=
+        std::string("\n| ") + title + " | shape | " + (with_init ? "default" : "types") + " | |\n|---|---|---|---|\n";
     for (const PortRecord& port : mechanism.ports)
         if (port.flags & kind)
-            out += "| `" + port.name + "` | `" + cell(port.shape) + "` | " + cell(with_init ? port.init : dtypes(port.dtypes)) + " | " + cell(port.help) + " |\n";
+            out += "| `" + port.name + "` | `" + cell(port.shape) + "` | " +
+                   cell(with_init ? port.init : dtypes(port.dtypes)) + " | " + cell(port.help) + " |\n";
 }
 
 }  // namespace
 
 std::string write_catalogue(const RegistrySnapshot& registry) {
     std::string out =
-        "# Mechanism reference\n\nWritten from the tables in the plugins by `cmake --build build/release --target docs`; a test compares the two. Shapes use B batch, Hq and Hkv heads of\n"
-        "queries and of keys, Nq and Nk lengths, D and Dv widths; alternatives are separated by bars, each with the condition under which it holds ([ports](../plugin-abi.md#ports)).\n\n"
+        "# Mechanism reference\n\nWritten from the tables in the plugins by `cmake --build build/release --target "
+        "docs`; a test compares the two. Shapes use B batch, Hq and Hkv heads of\n"
+        "queries and of keys, Nq and Nk lengths, D and Dv widths; alternatives are separated by bars, each with the "
+        "condition under which it holds ([ports](../plugin-abi.md#ports)).\n\n"
         "| mechanism | category | time | space |\n|---|---|---|---|\n";
     for (const MechanismPtr& m : registry.list())
-        out += "| [" + m->name + "](#" + m->name + ") | " + m->category + " | " + cell(m->time_complexity) + " | " + cell(m->space_complexity) + " |\n";
+        out += "| [" + m->name + "](#" + m->name + ") | " + m->category + " | " + cell(m->time_complexity) + " | " +
+               cell(m->space_complexity) + " |\n";
     for (const MechanismPtr& m : registry.list()) {
-        const std::string numerics = m->numerics == ATTEND_EXACT ? "exact" : m->numerics == ATTEND_APPROXIMATE ? "approximate" : "own definition";
-        out += "\n## " + m->name + "\n\n" + m->summary + "\n\nSource: " + m->reference + ". Numerics: " + numerics + ". Capabilities: " + joined(capability_names(m->caps)) + ".\n";
+        const std::string numerics = m->numerics == ATTEND_EXACT         ? "exact"
+                                     : m->numerics == ATTEND_APPROXIMATE ? "approximate"
+                                                                         : "own definition";
+        out += "\n## " + m->name + "\n\n" + m->summary + "\n\nSource: " + m->reference + ". Numerics: " + numerics +
+               ". Capabilities: " + joined(capability_names(m->caps)) + ".\n";
         out += "\n| option | type | default | accepted | |\n|---|---|---|---|---|\n";
         for (const OptionSpec& option : m->options)
-            out += "| `" + option.name + "` | " + option_type_name(option.type) + " | " + (option.default_value ? cell(write_json(*option.default_value)) : " ") + " | " +
+            out += "| `" + option.name + "` | " + option_type_name(option.type) + " | " +
+                   (option.default_value ? cell(write_json(*option.default_value)) : " ") + " | " +
                    cell(accepted_values(option)) + " | " + cell(option.help) + " |\n";
         write_ports(out, *m, ATTEND_INPUT, "input", false);
         write_ports(out, *m, ATTEND_WEIGHT, "weight", true);

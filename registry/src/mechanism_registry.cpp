@@ -11,15 +11,17 @@
 namespace attend {
 namespace {
 
-const std::array<std::string, 8> category_order{"multi-head", "self-attention", "cross-attention", "sparse",
-                                                "linear",     "flash",          "moe",             "extra"};
+const std::array<std::string, 8> category_order{
+    "multi-head", "self-attention", "cross-attention", "sparse", "linear", "flash", "moe", "extra"};
 
-constexpr std::array capability_table{"CAUSAL", "MASK",    "BIAS",   "GQA",      "MQA",           "CROSS",         "WINDOW",   "SOFTCAP",
-                                      "LSE_OUT", "SCORES_OUT", "DROPOUT", "VARLEN", "DECODE",        "BACKWARD",      "DETERMINISTIC",
-                                      "NEEDS_WEIGHTS", "STATEFUL", "STRIDED_IO", "DV_DIFFERS", "GRAPH_INPUT", "ROUTED", "IN_PLACE"};
+constexpr std::array capability_table{
+    "CAUSAL",   "MASK",       "BIAS",       "GQA",         "MQA",    "CROSS",    "WINDOW",        "SOFTCAP",
+    "LSE_OUT",  "SCORES_OUT", "DROPOUT",    "VARLEN",      "DECODE", "BACKWARD", "DETERMINISTIC", "NEEDS_WEIGHTS",
+    "STATEFUL", "STRIDED_IO", "DV_DIFFERS", "GRAPH_INPUT", "ROUTED", "IN_PLACE"};
 
 std::size_t category_rank(const std::string& category) {
-    return static_cast<std::size_t>(std::find(category_order.begin(), category_order.end(), category) - category_order.begin());
+    return static_cast<std::size_t>(std::find(category_order.begin(), category_order.end(), category) -
+                                    category_order.begin());
 }
 
 bool provides(const MechanismRecord& record, std::string_view provider) {
@@ -41,7 +43,8 @@ std::vector<std::string> capability_names(std::uint64_t caps) {
 
 std::uint64_t capability_bit(std::string_view name) {
     std::string upper(name);
-    std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    std::transform(upper.begin(), upper.end(), upper.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
     for (std::size_t bit = 0; bit < capability_table.size(); ++bit)
         if (upper == capability_table[bit]) return std::uint64_t{1} << bit;
     return 0;
@@ -59,18 +62,21 @@ bool is_mechanism_name(std::string_view name) {
 }
 
 const OptionSpec* MechanismRecord::find_option(std::string_view option) const {
-    const auto found = std::find_if(options.begin(), options.end(), [&](const OptionSpec& spec) { return spec.name == option; });
+    const auto found =
+        std::find_if(options.begin(), options.end(), [&](const OptionSpec& spec) { return spec.name == option; });
     return found == options.end() ? nullptr : &*found;
 }
 
 const PortRecord* MechanismRecord::find_port(std::string_view port) const {
-    const auto found = std::find_if(ports.begin(), ports.end(), [&](const PortRecord& record) { return record.name == port; });
+    const auto found =
+        std::find_if(ports.begin(), ports.end(), [&](const PortRecord& record) { return record.name == port; });
     return found == ports.end() ? nullptr : &*found;
 }
 
 MechanismPtr RegistrySnapshot::find(std::string_view name) const {
     for (const MechanismPtr& mechanism : mechanisms_)
-        if ((mechanism->shadowed_by.empty() && mechanism->name == name) || mechanism->qualified_name() == name) return mechanism;
+        if ((mechanism->shadowed_by.empty() && mechanism->name == name) || mechanism->qualified_name() == name)
+            return mechanism;
     return nullptr;
 }
 
@@ -78,7 +84,8 @@ Result<MechanismPtr> RegistrySnapshot::get(std::string_view name, const std::str
     if (MechanismPtr found = find(name)) return found;
     const std::vector<std::string> known = names();
     return Error{ErrorCode::not_found,
-                 (place.empty() ? "" : place + ": ") + "unknown mechanism \"" + std::string(name) + "\"" + did_you_mean(name, known) +
+                 (place.empty() ? "" : place + ": ") + "unknown mechanism \"" + std::string(name) + "\"" +
+                     did_you_mean(name, known) +
                      (known.size() <= 16 ? "; accepted: " + join_names(known) : "; `attend list` shows all"),
                  ""};
 }
@@ -113,12 +120,15 @@ Result<void> MechanismRegistry::add(std::vector<MechanismRecord> records,
         for (const MechanismPtr& known : next->mechanisms_)
             if (known->plugin_id == record.plugin_id && known->name == record.name)
                 return Error{ErrorCode::plugin,
-                             record.plugin_id + ": mechanism \"" + record.name + "\" is already registered; accepted: a name once per plugin", ""};
+                             record.plugin_id + ": mechanism \"" + record.name +
+                                 "\" is already registered; accepted: a name once per plugin",
+                             ""};
         auto holder = std::find_if(next->mechanisms_.begin(), next->mechanisms_.end(), [&](const MechanismPtr& known) {
             return known->name == record.name && known->shadowed_by.empty();
         });
         if (holder != next->mechanisms_.end()) {
-            const auto wanted = std::find_if(providers.begin(), providers.end(), [&](const auto& entry) { return entry.first == record.name; });
+            const auto wanted = std::find_if(providers.begin(), providers.end(),
+                                             [&](const auto& entry) { return entry.first == record.name; });
             if (wanted != providers.end() && provides(record, wanted->second)) {
                 auto loser = std::make_shared<MechanismRecord>(**holder);
                 loser->shadowed_by = record.plugin_id;
@@ -129,12 +139,13 @@ Result<void> MechanismRegistry::add(std::vector<MechanismRecord> records,
         }
         next->mechanisms_.push_back(std::make_shared<const MechanismRecord>(std::move(record)));
     }
-    std::stable_sort(next->mechanisms_.begin(), next->mechanisms_.end(), [](const MechanismPtr& a, const MechanismPtr& b) {
-        const auto key = [](const MechanismPtr& m) {
-            return std::tuple(category_rank(m->category), std::string_view(m->name), !m->shadowed_by.empty());
-        };
-        return key(a) < key(b);
-    });
+    std::stable_sort(
+        next->mechanisms_.begin(), next->mechanisms_.end(), [](const MechanismPtr& a, const MechanismPtr& b) {
+            const auto key = [](const MechanismPtr& m) {
+                return std::tuple(category_rank(m->category), std::string_view(m->name), !m->shadowed_by.empty());
+            };
+            return key(a) < key(b);
+        });
     current_ = std::move(next);
     return {};
 }

@@ -87,12 +87,15 @@ TEST_CASE("concurrency: a loop inside a loop runs on the worker's own slot") {
             Job* job;
             std::uint32_t slot;
         } inner{&shared, slot};
-        return shared.pool->run(nullptr, 10, 1, 0, [](void* data, std::uint64_t, std::uint64_t, std::uint32_t at) -> attend_status {
-            auto& seen = *static_cast<Inner*>(data);
-            ++seen.job->inner;
-            if (at != seen.slot) ++seen.job->wrong;
-            return ATTEND_OK;
-        }, &inner);
+        return shared.pool->run(
+            nullptr, 10, 1, 0,
+            [](void* data, std::uint64_t, std::uint64_t, std::uint32_t at) -> attend_status {
+                auto& seen = *static_cast<Inner*>(data);
+                ++seen.job->inner;
+                if (at != seen.slot) ++seen.job->wrong;
+                return ATTEND_OK;
+            },
+            &inner);
     };
     CHECK(pool.run(nullptr, 20, 1, 0, outer, &job) == ATTEND_OK);
     CHECK(job.inner == 200);

@@ -27,12 +27,14 @@ struct View {
     }
 };
 
-inline std::uint32_t philox_word(std::uint64_t seed, std::uint32_t c0, std::uint32_t c1, std::uint32_t c2, std::uint32_t c3, int lane) {
+inline std::uint32_t philox_word(std::uint64_t seed, std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
+                                 std::uint32_t c3, int lane) {
     std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
     for (int round = 0; round < 10; ++round) {
         if (round > 0) k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         const std::uint64_t a = 0xD2511F53ull * c0, b = 0xCD9E8D57ull * c2;
-        const std::uint32_t n0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ k0, n2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ k1;
+        const std::uint32_t n0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ k0,
+                            n2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ k1;
         c1 = static_cast<std::uint32_t>(b);
         c3 = static_cast<std::uint32_t>(a);
         c0 = n0;
@@ -83,7 +85,8 @@ inline Result attention(const Dense& x) {
                 }
                 if (largest == minus) continue;
                 double sum = 0.0;
-                for (std::int64_t j = 0; j < x.kv_len; ++j) sum += s[size(j)] == minus ? 0.0 : std::exp(s[size(j)] - largest);
+                for (std::int64_t j = 0; j < x.kv_len; ++j)
+                    sum += s[size(j)] == minus ? 0.0 : std::exp(s[size(j)] - largest);
                 r.lse[size(row)] = largest + std::log(sum);
                 for (std::int64_t j = 0; j < x.kv_len; ++j) {
                     if (s[size(j)] == minus) continue;
@@ -91,12 +94,14 @@ inline Result attention(const Dense& x) {
                     r.p[size(row * x.kv_len + j)] = p;
                     double kept = p;
                     if (x.dropout > 0) {
-                        const std::uint32_t word = philox_word(x.seed, static_cast<std::uint32_t>(j / 4), static_cast<std::uint32_t>(i),
-                                                               static_cast<std::uint32_t>(b * x.q_heads + h),
-                                                               (1u << 24) | static_cast<std::uint32_t>(x.rng_offset), static_cast<int>(j % 4));
+                        const std::uint32_t word =
+                            philox_word(x.seed, static_cast<std::uint32_t>(j / 4), static_cast<std::uint32_t>(i),
+                                        static_cast<std::uint32_t>(b * x.q_heads + h),
+                                        (1u << 24) | static_cast<std::uint32_t>(x.rng_offset), static_cast<int>(j % 4));
                         kept = static_cast<double>(word) >= threshold ? p / (1.0 - x.dropout) : 0.0;
                     }
-                    for (std::int64_t d = 0; d < x.value_dim; ++d) r.o[size(row * x.value_dim + d)] += kept * x.v(b, kv, j, d);
+                    for (std::int64_t d = 0; d < x.value_dim; ++d)
+                        r.o[size(row * x.value_dim + d)] += kept * x.v(b, kv, j, d);
                 }
             }
     return r;

@@ -39,9 +39,10 @@ std::vector<NamedValues> variants(const specs::Spec& spec) {
 }
 
 std::vector<Shape> shapes(const specs::Spec& spec) {
-    std::vector<Shape> list{{1, 1, 1, 7, 7, 8, 8},    {1, 2, 2, 16, 16, 16, 16},  {2, 3, 3, 17, 17, 5, 5}, {1, 2, 2, 48, 48, 32, 32},
-                            {1, 1, 1, 49, 49, 64, 64}, {1, 2, 2, 130, 130, 24, 24}};
-    if (spec.cross) list.insert(list.end(), {{2, 2, 2, 1, 33, 16, 16}, {1, 2, 2, 5, 129, 16, 16}, {1, 1, 1, 40, 9, 8, 8}});
+    std::vector<Shape> list{{1, 1, 1, 7, 7, 8, 8},     {1, 2, 2, 16, 16, 16, 16}, {2, 3, 3, 17, 17, 5, 5},
+                            {1, 2, 2, 48, 48, 32, 32}, {1, 1, 1, 49, 49, 64, 64}, {1, 2, 2, 130, 130, 24, 24}};
+    if (spec.cross)
+        list.insert(list.end(), {{2, 2, 2, 1, 33, 16, 16}, {1, 2, 2, 5, 129, 16, 16}, {1, 1, 1, 40, 9, 8, 8}});
     if (spec.gqa) list.insert(list.end(), {{1, 4, 2, 19, 19, 16, 16}, {2, 6, 1, 3, 3, 8, 8}});
     list.push_back({1, 2, 2, 20, 20, 12, 7});
     return list;
@@ -54,15 +55,21 @@ bool fits(const NamedValues& options, const Shape& shape) {
     return true;
 }
 
-void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& inputs, const NamedValues& options) {
+void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& inputs,
+                          const NamedValues& options) {
     const auto& record = *engine.registry()->find(spec.mechanism);
     const bool lse = record.has(ATTEND_CAP_LSE_OUT), scores = record.has(ATTEND_CAP_SCORES_OUT);
     const attend::ForwardResult got = run(engine, inputs, spec.mechanism, options, lse, scores);
     const specs::Expected expected = spec.oracle({&inputs, got.options()});
-    const double scale = std::max(1.0, largest(values(inputs.value ? *inputs.value : inputs.key ? *inputs.key : inputs.query)));
+    const double scale = std::max(1.0, largest(values(inputs.value ? *inputs.value
+                                                      : inputs.key ? *inputs.key
+                                                                   : inputs.query)));
     std::size_t where = 0;
     const double worst = difference(values(got.output), expected.o, &where);
-    INFO("first bad index " << where << ", got " << (values(got.output).empty() ? 0.0f : values(got.output)[std::min(where, values(got.output).size() - 1)]));
+    INFO("first bad index " << where << ", got "
+                            << (values(got.output).empty()
+                                    ? 0.0f
+                                    : values(got.output)[std::min(where, values(got.output).size() - 1)]));
     CHECK(worst <= spec.tolerance * scale);
     if (lse && !expected.lse.empty()) CHECK(difference(values(*got.lse), expected.lse) <= 2e-5);
     if (scores && !expected.p.empty()) CHECK(difference(values(*got.scores), expected.p) <= 4e-6);
@@ -126,8 +133,11 @@ TEST_CASE("every option variant matches the oracle") {
     for_all("oracle", [](attend::AttentionService& engine, const specs::Spec& spec) {
         std::uint64_t seed = 100;
         for (const NamedValues& options : variants(spec))
-            for (const Shape& shape : {Shape{1, 2, 2, 19, 19, 8, 8}, Shape{2, 2, 1, 50, 50, 16, 16}, Shape{1, 1, 1, 6, 23, 8, 8}}) {
-                if ((shape.q_len != shape.kv_len && !spec.cross) || (shape.kv_heads != shape.heads && !spec.gqa) || !fits(options, shape)) continue;
+            for (const Shape& shape :
+                 {Shape{1, 2, 2, 19, 19, 8, 8}, Shape{2, 2, 1, 50, 50, 16, 16}, Shape{1, 1, 1, 6, 23, 8, 8}}) {
+                if ((shape.q_len != shape.kv_len && !spec.cross) || (shape.kv_heads != shape.heads && !spec.gqa) ||
+                    !fits(options, shape))
+                    continue;
                 Random random(++seed);
                 INFO(shape.text() << " options " << shown(options) << " seed " << seed);
                 check_against_oracle(engine, spec, make_inputs(random, shape), options);
@@ -189,7 +199,8 @@ TEST_CASE("strides do not matter") {
             const auto& s = from.shape;
             // 0: [B,N,H,D] in memory; 1: innermost stride 2; 2: every axis backwards
             Tensor room = Tensor::allocate(attend::DType::f32, {from.size() * 2}).value();
-            for (std::int64_t at = 0; at < room.size(); ++at) room.as<float>()[at] = std::numeric_limits<float>::quiet_NaN();
+            for (std::int64_t at = 0; at < room.size(); ++at)
+                room.as<float>()[at] = std::numeric_limits<float>::quiet_NaN();
             Tensor view = way == 0   ? room.view(s, {s[1] * s[2] * s[3], s[3], s[1] * s[3], 1})
                           : way == 1 ? room.view(s, {2 * s[1] * s[2] * s[3], 2 * s[2] * s[3], 2 * s[3], 2})
                                      : room.view(s, {-s[1] * s[2] * s[3], -s[2] * s[3], -s[3], -1}, from.size() - 1);
@@ -197,8 +208,10 @@ TEST_CASE("strides do not matter") {
                 for (std::int64_t h = 0; h < s[1]; ++h)
                     for (std::int64_t n = 0; n < s[2]; ++n)
                         for (std::int64_t d = 0; d < s[3]; ++d)
-                            view.as<float>()[b * view.strides[0] + h * view.strides[1] + n * view.strides[2] + d * view.strides[3]] =
-                                from.as<const float>()[b * from.strides[0] + h * from.strides[1] + n * from.strides[2] + d * from.strides[3]];
+                            view.as<float>()[b * view.strides[0] + h * view.strides[1] + n * view.strides[2] +
+                                             d * view.strides[3]] =
+                                from.as<const float>()[b * from.strides[0] + h * from.strides[1] + n * from.strides[2] +
+                                                       d * from.strides[3]];
             return view;
         };
         for (int way = 0; way < 3; ++way) {
@@ -207,14 +220,16 @@ TEST_CASE("strides do not matter") {
             other.value = rearranged(*plain.value, (way + 2) % 3);
             const auto got = run(engine, other, spec.mechanism);
             const auto reference = values(expected.output);
-            CHECK(difference(values(got.output), {reference.begin(), reference.end()}) <= 2e-6 * std::max(1.0, largest(values(*plain.value))));
+            CHECK(difference(values(got.output), {reference.begin(), reference.end()}) <=
+                  2e-6 * std::max(1.0, largest(values(*plain.value))));
         }
     });
 }
 
 TEST_CASE("values of hidden keys do not matter, not even NaN") {
     for_all("hidden keys", [](attend::AttentionService& engine, const specs::Spec& spec) {
-        for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
+        for (const float poison :
+             {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
             Random random(8);
             const std::int64_t n = 53;
             ForwardInputs inputs = make_inputs(random, {2, 2, 2, n, n, 8, 8});
@@ -254,7 +269,9 @@ TEST_CASE("causal output ignores the future bit for bit") {
         const auto after = values(run(engine, inputs, spec.mechanism, {{"causal", true}}).output);
         bool same = true;
         for (std::int64_t h = 0; h < 2; ++h)
-            same = same && std::memcmp(&before[static_cast<std::size_t>(h * n * 8)], &after[static_cast<std::size_t>(h * n * 8)], static_cast<std::size_t>(cut * 8) * sizeof(float)) == 0;
+            same = same && std::memcmp(&before[static_cast<std::size_t>(h * n * 8)],
+                                       &after[static_cast<std::size_t>(h * n * 8)],
+                                       static_cast<std::size_t>(cut * 8) * sizeof(float)) == 0;
         CHECK(same);
     });
 }
@@ -277,18 +294,22 @@ TEST_CASE("rows without keys are zero with LSE minus infinity") {
         const auto got = run(engine, inputs, spec.mechanism, {}, lse);
         const auto out = values(got.output);
         for (std::size_t at = 0; at < out.size() / 2; ++at) CHECK(out[at] == 0.0f);
-        if (lse) for (std::size_t at = 0; at < 40; ++at) CHECK(values(*got.lse)[at] == -std::numeric_limits<float>::infinity());
+        if (lse)
+            for (std::size_t at = 0; at < 40; ++at)
+                CHECK(values(*got.lse)[at] == -std::numeric_limits<float>::infinity());
     });
 }
 
 TEST_CASE("empty tensors give empty or zero outputs") {
     for_all("empty tensors", [](attend::AttentionService& engine, const specs::Spec& spec) {
         Random random(13);
-        for (const Shape& shape : {Shape{0, 2, 2, 4, 4, 8, 8}, Shape{1, 2, 2, 0, 0, 8, 8}, Shape{2, 1, 1, 3, 0, 8, 8}, Shape{1, 1, 1, 0, 5, 8, 8}}) {
+        for (const Shape& shape : {Shape{0, 2, 2, 4, 4, 8, 8}, Shape{1, 2, 2, 0, 0, 8, 8}, Shape{2, 1, 1, 3, 0, 8, 8},
+                                   Shape{1, 1, 1, 0, 5, 8, 8}}) {
             if (shape.q_len != shape.kv_len && !spec.cross) continue;
             INFO(shape.text());
             const auto got = run(engine, make_inputs(random, shape), spec.mechanism);
-            CHECK(got.output.shape == std::vector<std::int64_t>{shape.batch, shape.heads, shape.q_len, shape.value_dim});
+            CHECK(got.output.shape ==
+                  std::vector<std::int64_t>{shape.batch, shape.heads, shape.q_len, shape.value_dim});
             for (const float x : values(got.output)) CHECK(x == 0.0f);
         }
     });
@@ -303,7 +324,8 @@ TEST_CASE("1, 2 and 7 threads give the same bits") {
                 Random random(14);
                 const ForwardInputs inputs = make_inputs(random, shape);
                 const auto one = run(service(backend, 1), inputs, spec.mechanism);
-                for (const int threads : {2, 7}) CHECK(same_bits(one.output, run(service(backend, threads), inputs, spec.mechanism).output));
+                for (const int threads : {2, 7})
+                    CHECK(same_bits(one.output, run(service(backend, threads), inputs, spec.mechanism).output));
             }
         }
 }
@@ -316,7 +338,9 @@ TEST_CASE("instruction sets agree within the contract") {
         const auto reference = values(run(service(sets.front()), inputs, mechanism->name).output);
         for (const std::string& backend : sets) {
             INFO(mechanism->name << " on " << backend << " against " << sets.front());
-            CHECK(difference(values(run(service(backend), inputs, mechanism->name).output), {reference.begin(), reference.end()}) <= 5e-6 * std::max(1.0, largest(values(*inputs.value))));
+            CHECK(difference(values(run(service(backend), inputs, mechanism->name).output),
+                             {reference.begin(), reference.end()}) <=
+                  5e-6 * std::max(1.0, largest(values(*inputs.value))));
         }
     }
 }
@@ -330,7 +354,8 @@ TEST_CASE("grouped heads equal repeated key heads") {
         for (auto* tensor : {&repeated.key, &repeated.value}) {
             const Tensor from = **tensor;
             Tensor to = Tensor::allocate(attend::DType::f32, {1, 6, 17, 8}).value();
-            for (std::int64_t h = 0; h < 6; ++h) std::copy_n(from.as<float>() + h / 3 * 17 * 8, 17 * 8, to.as<float>() + h * 17 * 8);
+            for (std::int64_t h = 0; h < 6; ++h)
+                std::copy_n(from.as<float>() + h / 3 * 17 * 8, 17 * 8, to.as<float>() + h * 17 * 8);
             *tensor = to;
         }
         const auto a = values(run(engine, repeated, spec.mechanism).output);
@@ -350,7 +375,9 @@ TEST_CASE("scores are the weights that make the output") {
             double sum = 0.0;
             for (std::size_t j = 0; j < 33; ++j) {
                 sum += static_cast<double>(p[row * 33 + j]);
-                for (std::size_t d = 0; d < 8; ++d) product[row * 8 + d] += static_cast<double>(p[row * 33 + j]) * static_cast<double>(v[((row / 33) * 33 + j) * 8 + d]);
+                for (std::size_t d = 0; d < 8; ++d)
+                    product[row * 8 + d] +=
+                        static_cast<double>(p[row * 33 + j]) * static_cast<double>(v[((row / 33) * 33 + j) * 8 + d]);
             }
             CHECK(std::abs(sum - 1.0) <= 1e-5);
         }
@@ -367,7 +394,8 @@ TEST_CASE("option bounds are accepted and one past them is refused by name") {
             const ForwardInputs inputs = make_inputs(random, {1, 2, 2, 4, 4, 8, 8});
             for (const double past : {option.min - 1.0, option.max + std::max(1.0, std::abs(option.max) * 1e-3)}) {
                 if (!std::isfinite(past) || std::abs(past) > 9e15) continue;
-                attend::ForwardOptions call{mechanism->name, {{option.name, integer ? Json(static_cast<std::int64_t>(past)) : Json(past)}}};
+                attend::ForwardOptions call{
+                    mechanism->name, {{option.name, integer ? Json(static_cast<std::int64_t>(past)) : Json(past)}}};
                 const auto result = service().forward(inputs, call);
                 INFO(mechanism->name << " " << option.name << " = " << past);
                 REQUIRE_FALSE(result.ok());
@@ -381,7 +409,8 @@ TEST_CASE("option bounds are accepted and one past them is refused by name") {
 TEST_CASE("unknown options are refused with the nearest name") {
     for (const auto& mechanism : mechanisms()) {
         Random random(19);
-        const auto result = service().forward(make_inputs(random, {1, 1, 1, 4, 4, 8, 8}), {mechanism->name, {{"sede", 1}}});
+        const auto result =
+            service().forward(make_inputs(random, {1, 1, 1, 4, 4, 8, 8}), {mechanism->name, {{"sede", 1}}});
         REQUIRE_FALSE(result.ok());
         CHECK(result.error().code == attend::ErrorCode::option);
         CHECK(result.error().message.find("seed") != std::string::npos);

@@ -35,11 +35,13 @@ std::int64_t offset_of(const Call& call, std::int64_t item) {
     const std::int64_t nq = in.query.shape[2], nk = (in.key ? *in.key : in.query).shape[2];
     if (call.optional_given("causal_offset")) return static_cast<std::int64_t>(call.number("causal_offset", 0));
     if (call.word("causal_alignment") == "top-left") return 0;
-    if (in.query_lengths && in.key_lengths) return length_of(in.key_lengths, item, nk) - length_of(in.query_lengths, item, nq);
+    if (in.query_lengths && in.key_lengths)
+        return length_of(in.key_lengths, item, nk) - length_of(in.query_lengths, item, nq);
     return nk - nq;
 }
 
-Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal, bool common_window) {
+Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
+               bool common_window) {
     const ForwardInputs& in = *call.inputs;
     const Tensor& query = in.query;
     const Tensor& key = in.key ? *in.key : query;
@@ -77,7 +79,10 @@ Expected dense(const Call& call, const std::function<bool(const Place&)>& patter
         if ((left >= 0 && j < at.position - left) || (right >= 0 && j > at.position + right)) return false;
         return pattern(at);
     };
-    if (in.bias) x.bias = [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) { return broadcast_at<float>(*in.bias, Place{b, h, i, j, 0}); };
+    if (in.bias)
+        x.bias = [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+            return broadcast_at<float>(*in.bias, Place{b, h, i, j, 0});
+        };
     oracle::Result r = oracle::attention(x);
     return {std::move(r.o), std::move(r.lse), std::move(r.p)};
 }

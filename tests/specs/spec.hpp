@@ -46,15 +46,15 @@ struct Expected {
 struct Spec {
     std::string mechanism;
     std::function<Expected(const Call&)> oracle;
-    std::vector<NamedValues> variants{};    // option sets to run; {} is always run
-    bool masks{true};                       // takes mask and bias per pair
-    bool key_masks{true};                   // takes masks per key
+    std::vector<NamedValues> variants{};  // option sets to run; {} is always run
+    bool masks{true};                     // takes mask and bias per pair
+    bool key_masks{true};                 // takes masks per key
     bool lengths{true};
     bool gqa{true};
-    bool cross{true};                       // Nq != Nk
-    bool causal{true};                      // takes causal = true
+    bool cross{true};                             // Nq != Nk
+    bool causal{true};                            // takes causal = true
     std::map<std::string, std::string> exempt{};  // property -> reason
-    double tolerance{3e-6};                 // of max |V|, unit-scale inputs
+    double tolerance{3e-6};                       // of max |V|, unit-scale inputs
 };
 
 // Registers at start-up; the property suite looks specs up by name and fails for a mechanism without one.
@@ -70,7 +70,8 @@ struct Place {
     std::int64_t b, h, i, j;
     std::int64_t position;  // of the query on the key axis
 };
-Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal, bool common_window);
+Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
+               bool common_window);
 
 // Position offset of an item: explicit, top-left, per item from both lengths, or Nk - Nq.
 std::int64_t offset_of(const Call& call, std::int64_t item);

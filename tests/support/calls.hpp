@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <map>
-#include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
@@ -68,7 +68,8 @@ inline attend::Tensor normal(Random& random, std::vector<std::int64_t> shape) {
 }
 
 inline attend::Tensor lengths(std::vector<std::int64_t> values) {
-    attend::Tensor tensor = attend::Tensor::allocate(attend::DType::i64, {static_cast<std::int64_t>(values.size())}).value();
+    attend::Tensor tensor =
+        attend::Tensor::allocate(attend::DType::i64, {static_cast<std::int64_t>(values.size())}).value();
     std::copy(values.begin(), values.end(), tensor.as<std::int64_t>());
     return tensor;
 }
@@ -77,7 +78,8 @@ struct Shape {
     std::int64_t batch{1}, heads{1}, kv_heads{1}, q_len{1}, kv_len{1}, head_dim{8}, value_dim{8};
     [[nodiscard]] std::string text() const {
         std::string out;
-        for (const std::int64_t n : {batch, heads, kv_heads, q_len, kv_len, head_dim, value_dim}) out += (out.empty() ? "" : "x") + std::to_string(n);
+        for (const std::int64_t n : {batch, heads, kv_heads, q_len, kv_len, head_dim, value_dim})
+            out += (out.empty() ? "" : "x") + std::to_string(n);
         return "B x Hq x Hkv x Nq x Nk x D x Dv = " + out;
     }
 };
@@ -91,8 +93,9 @@ inline attend::ForwardInputs make_inputs(Random& random, const Shape& s) {
 }
 
 // Runs a call that must succeed.
-inline attend::ForwardResult run(attend::AttentionService& service, const attend::ForwardInputs& inputs, const std::string& mechanism,
-                                 attend::NamedValues options = {}, bool lse = false, bool scores = false) {
+inline attend::ForwardResult run(attend::AttentionService& service, const attend::ForwardInputs& inputs,
+                                 const std::string& mechanism, attend::NamedValues options = {}, bool lse = false,
+                                 bool scores = false) {
     attend::ForwardOptions call;
     call.mechanism = mechanism;
     call.options = std::move(options);
@@ -114,7 +117,8 @@ inline bool same_bits(const attend::Tensor& a, const attend::Tensor& b) {
 }
 
 // Largest absolute difference; infinities of one sign agree, NaN never does. `where` gets the worst index.
-inline double difference(const std::vector<float>& got, const std::vector<double>& expected, std::size_t* where = nullptr) {
+inline double difference(const std::vector<float>& got, const std::vector<double>& expected,
+                         std::size_t* where = nullptr) {
     if (got.size() != expected.size()) return std::numeric_limits<double>::infinity();
     double worst = 0.0;
     for (std::size_t at = 0; at < got.size(); ++at) {

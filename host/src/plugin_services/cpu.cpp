@@ -22,12 +22,18 @@ struct Level {
     std::uint64_t bit;
     const char* name;
 };
-constexpr std::array levels{Level{ATTEND_ISA_X86_V2, "x86-64-v2"},       Level{ATTEND_ISA_X86_V3, "x86-64-v3"},
-                            Level{ATTEND_ISA_X86_V4, "x86-64-v4"},       Level{ATTEND_ISA_AVX512_BF16, "avx512-bf16"},
-                            Level{ATTEND_ISA_AVX512_VNNI, "avx512-vnni"}, Level{ATTEND_ISA_AVX512_FP16, "avx512-fp16"},
-                            Level{ATTEND_ISA_AMX_BF16, "amx-bf16"},      Level{ATTEND_ISA_AMX_INT8, "amx-int8"},
-                            Level{ATTEND_ISA_NEON, "neon"},              Level{ATTEND_ISA_NEON_DOTPROD, "neon-dotprod"},
-                            Level{ATTEND_ISA_NEON_I8MM, "neon-i8mm"},    Level{ATTEND_ISA_NEON_BF16, "neon-bf16"},
+constexpr std::array levels{Level{ATTEND_ISA_X86_V2, "x86-64-v2"},
+                            Level{ATTEND_ISA_X86_V3, "x86-64-v3"},
+                            Level{ATTEND_ISA_X86_V4, "x86-64-v4"},
+                            Level{ATTEND_ISA_AVX512_BF16, "avx512-bf16"},
+                            Level{ATTEND_ISA_AVX512_VNNI, "avx512-vnni"},
+                            Level{ATTEND_ISA_AVX512_FP16, "avx512-fp16"},
+                            Level{ATTEND_ISA_AMX_BF16, "amx-bf16"},
+                            Level{ATTEND_ISA_AMX_INT8, "amx-int8"},
+                            Level{ATTEND_ISA_NEON, "neon"},
+                            Level{ATTEND_ISA_NEON_DOTPROD, "neon-dotprod"},
+                            Level{ATTEND_ISA_NEON_I8MM, "neon-i8mm"},
+                            Level{ATTEND_ISA_NEON_BF16, "neon-bf16"},
                             Level{ATTEND_ISA_SVE, "sve"}};
 
 constexpr std::uint64_t wide_x86 = ATTEND_ISA_X86_V4 | ATTEND_ISA_AVX512_BF16 | ATTEND_ISA_AVX512_VNNI |
@@ -63,7 +69,8 @@ std::uint64_t detect_isa() {
     isa |= ATTEND_ISA_X86_V2;
     if (!all(one.ecx, {27})) return isa;
     const std::uint64_t state = saved_state();
-    const bool v3 = (state & 0x6) == 0x6 && all(one.ecx, {12, 22, 28, 29}) && all(seven.ebx, {3, 5, 8}) && all(extended.ecx, {5});
+    const bool v3 =
+        (state & 0x6) == 0x6 && all(one.ecx, {12, 22, 28, 29}) && all(seven.ebx, {3, 5, 8}) && all(extended.ecx, {5});
     if (!v3) return isa;
     isa |= ATTEND_ISA_X86_V3;
     const bool v4 = (state & 0xE6) == 0xE6 && all(seven.ebx, {16, 17, 28, 30, 31});
@@ -134,7 +141,8 @@ CpuFacts detect_cpu() {
     std::ifstream siblings("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
     std::string text;
     if (std::getline(siblings, text)) {
-        const auto count = static_cast<std::uint32_t>(1 + std::count_if(text.begin(), text.end(), [](char c) { return c == ',' || c == '-'; }));
+        const auto count = static_cast<std::uint32_t>(
+            1 + std::count_if(text.begin(), text.end(), [](char c) { return c == ',' || c == '-'; }));
         facts.cores = std::max(1u, facts.threads / count);
     }
     return facts;
@@ -154,12 +162,15 @@ Result<std::uint64_t> limit_isa(const CpuFacts& cpu, const std::string& backend)
     for (const Entry& entry : entries) {
         if (backend != entry.name) continue;
         if ((cpu.isa_machine & entry.needs) != entry.needs)
-            return Error{ErrorCode::unsupported,
-                         "service.backend: \"" + backend + "\" cannot run on this CPU; it has " + isa_names(cpu.isa_machine), ""};
+            return Error{
+                ErrorCode::unsupported,
+                "service.backend: \"" + backend + "\" cannot run on this CPU; it has " + isa_names(cpu.isa_machine),
+                ""};
         return cpu.isa_machine & ~entry.removes;
     }
     return Error{ErrorCode::option,
-                 "service.backend: unknown back end \"" + backend + "\"; accepted: auto, avx512, avx2, neon, baseline", ""};
+                 "service.backend: unknown back end \"" + backend + "\"; accepted: auto, avx512, avx2, neon, baseline",
+                 ""};
 }
 
 std::string isa_names(std::uint64_t isa) {

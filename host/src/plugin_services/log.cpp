@@ -46,14 +46,16 @@ Result<void> set_log_level(const std::string& level) {
             current = entry.level;
             return {};
         }
-    return Error{ErrorCode::option, "log level: unknown level \"" + level + "\"; accepted: trace, debug, info, warn, error, off", ""};
+    return Error{ErrorCode::option,
+                 "log level: unknown level \"" + level + "\"; accepted: trace, debug, info, warn, error, off", ""};
 }
 
 std::uint32_t log_level() { return current; }
 
 void log_line(const std::string& source, std::uint32_t level, const std::string& text) {
     if (level < current || level >= ATTEND_LOG_OFF) return;
-    const auto* entry = std::find_if(level_names.begin(), level_names.end(), [level](const LevelName& l) { return l.level == level; });
+    const auto* entry =
+        std::find_if(level_names.begin(), level_names.end(), [level](const LevelName& l) { return l.level == level; });
     if (entry != level_names.end()) logger().log(entry->spdlog_level, "{}: {}", source, text);
 }
 

@@ -28,8 +28,8 @@ public:
     [[nodiscard]] std::uint32_t workers() const noexcept { return workers_; }
 
     // attend_host.parallel_for (abi.h). Bodies are guarded: a throw becomes ATTEND_INTERNAL.
-    attend_status run(attend_call* call, std::uint64_t n, std::uint64_t grain, std::uint32_t flags, attend_range_fn body,
-                      void* user);
+    attend_status run(attend_call* call, std::uint64_t n, std::uint64_t grain, std::uint32_t flags,
+                      attend_range_fn body, void* user);
 
 private:
     struct Arena;

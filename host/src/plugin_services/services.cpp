@@ -73,8 +73,8 @@ void PluginServices::release(const attend_host* host, void* p, std::uint64_t byt
     std::free(p);
 }
 
-attend_status PluginServices::parallel_for(const attend_host* host, attend_call* call, std::uint64_t n, std::uint64_t grain,
-                                           std::uint32_t flags, attend_range_fn body, void* user) {
+attend_status PluginServices::parallel_for(const attend_host* host, attend_call* call, std::uint64_t n,
+                                           std::uint64_t grain, std::uint32_t flags, attend_range_fn body, void* user) {
     return self(host)->machine_->pool->run(call, n, grain, flags, body, user);
 }
 
@@ -95,7 +95,9 @@ void PluginServices::log(const attend_host* host, std::uint32_t level, const cha
     log_line("plugin." + services.plugin_id_, level, text != nullptr ? text : "");
 }
 
-std::uint32_t PluginServices::cancelled(const attend_call* call) { return call != nullptr && call->cancelled.load() ? 1u : 0u; }
+std::uint32_t PluginServices::cancelled(const attend_call* call) {
+    return call != nullptr && call->cancelled.load() ? 1u : 0u;
+}
 void PluginServices::progress(attend_call* call, double fraction) {
     if (call != nullptr) call->progress = fraction;
 }

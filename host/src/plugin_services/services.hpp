@@ -23,7 +23,8 @@ struct Machine {
 
 class PluginServices {
 public:
-    PluginServices(std::shared_ptr<const Machine> machine, std::string plugin_id, std::map<std::string, std::string> settings);
+    PluginServices(std::shared_ptr<const Machine> machine, std::string plugin_id,
+                   std::map<std::string, std::string> settings);
     PluginServices(const PluginServices&) = delete;
     PluginServices& operator=(const PluginServices&) = delete;
 
@@ -44,7 +45,8 @@ private:
     static std::uint32_t cancelled(const attend_call*);
     static void progress(attend_call*, double fraction);
     static std::uint64_t now_ns(const attend_host*);
-    static attend_status setting(const attend_host*, const char* key, char* buf, std::uint64_t cap, std::uint64_t* needed);
+    static attend_status setting(const attend_host*, const char* key, char* buf, std::uint64_t cap,
+                                 std::uint64_t* needed);
     static const void* get_extension(const attend_host*, const char* id);
 
     std::shared_ptr<const Machine> machine_;

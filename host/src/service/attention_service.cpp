@@ -40,10 +40,14 @@ public:
         if (value) tensor(*value);
     }
     void json(const Json& value) {
-        if (value.is_bool()) number(value.as_bool() ? 2 : 1);
-        else if (value.is_int64()) number(3), number(value.as_int64());
-        else if (value.is_string()) number(4), text(value.as_string());
-        else number(5), text(write_json(value));
+        if (value.is_bool())
+            number(value.as_bool() ? 2 : 1);
+        else if (value.is_int64())
+            number(3), number(value.as_int64());
+        else if (value.is_string())
+            number(4), text(value.as_string());
+        else
+            number(5), text(write_json(value));
     }
     std::string take() { return std::move(key_); }
 
@@ -110,7 +114,8 @@ std::map<std::string, std::map<std::string, std::string>> plugin_settings(const 
     std::map<std::string, std::map<std::string, std::string>> settings;
     for (const auto& [id, value] : plugins.settings)
         if (value.is_object())
-            for (const auto& [key, entry] : value.as_object()) settings[id][key] = entry.is_string() ? entry.as_string() : write_json(entry);
+            for (const auto& [key, entry] : value.as_object())
+                settings[id][key] = entry.is_string() ? entry.as_string() : write_json(entry);
     return settings;
 }
 
@@ -123,14 +128,16 @@ Extents extents_of(const Tensor& tensor, std::int64_t heads) {
     switch (shape.size()) {
         case 1: return {1, 1, 1, shape[0]};
         case 2: return {1, 1, shape[0], shape[1]};
-        case 3: return {shape[0], std::max<std::int64_t>(heads, 1), shape[1], shape[2] / std::max<std::int64_t>(heads, 1)};
+        case 3:
+            return {shape[0], std::max<std::int64_t>(heads, 1), shape[1], shape[2] / std::max<std::int64_t>(heads, 1)};
         case 4: return {shape[0], shape[1], shape[2], shape[3]};
         default: return {};
     }
 }
 
 const Json* find_option(const NamedValues& options, const char* name) {
-    const auto at = std::find_if(options.begin(), options.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
+    const auto at =
+        std::find_if(options.begin(), options.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
     return at == options.end() ? nullptr : &at->second;
 }
 
@@ -166,7 +173,9 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     if (!isa) return isa.error();
     state->machine->isa = *isa;
     const std::int64_t threads = settings.config.service.threads;
-    state->machine->pool = std::make_shared<WorkerPool>(threads > 0 ? static_cast<std::uint32_t>(std::min<std::int64_t>(threads, 1024)) : state->machine->facts.threads);
+    state->machine->pool =
+        std::make_shared<WorkerPool>(threads > 0 ? static_cast<std::uint32_t>(std::min<std::int64_t>(threads, 1024))
+                                                 : state->machine->facts.threads);
 
     const fs::path here = own_folder();
     PluginSearch search;
@@ -175,8 +184,11 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     for (const std::string& dir : settings.config.plugins.dirs) search.config_dirs.emplace_back(dir);
     search.environment_path = settings.plugin_path;
     search.user_dir = settings.user_plugin_dir;
-    search.built_in_dir = settings.built_in_dir.value_or(first_existing({here / ATTEND_RELATIVE_PLUGIN_DIR, here.parent_path() / "plugins"}));
-    if (settings.probe) search.probe_program = first_existing({here / ATTEND_RELATIVE_PROBE, here.parent_path() / "libexec/attend/attend-probe"});
+    search.built_in_dir = settings.built_in_dir.value_or(
+        first_existing({here / ATTEND_RELATIVE_PLUGIN_DIR, here.parent_path() / "plugins"}));
+    if (settings.probe)
+        search.probe_program =
+            first_existing({here / ATTEND_RELATIVE_PROBE, here.parent_path() / "libexec/attend/attend-probe"});
     search.system_dir = ATTEND_SYSTEM_PLUGIN_DIR;
     state->loader = std::make_unique<PluginLoader>(state->machine, plugin_settings(settings.config.plugins));
     std::vector<std::pair<std::string, std::string>> providers;
@@ -189,9 +201,11 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     state->settings = std::move(settings);
 
     const auto snapshot = state->registry.snapshot();
-    const auto problems = check_rules(state->settings.config, [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
-        return check_rule(*snapshot, mechanism, options, place);
-    });
+    const auto problems =
+        check_rules(state->settings.config,
+                    [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
+                        return check_rule(*snapshot, mechanism, options, place);
+                    });
     if (!problems.empty()) return problems.front();
     return std::unique_ptr<AttentionService>(new AttentionService(std::move(state)));
 }
@@ -210,12 +224,17 @@ std::string AttentionService::State::key_of(const ForwardInputs& inputs, const F
     }
     for (const auto& [name, value] : options.facts) {
         key.text(name);
-        if (const double* number = std::get_if<double>(&value)) key.text(std::string_view(reinterpret_cast<const char*>(number), sizeof *number));
-        else if (const bool* flag = std::get_if<bool>(&value)) key.number(*flag ? 1 : 0);
-        else key.text(std::get<std::string>(value));
+        if (const double* number = std::get_if<double>(&value))
+            key.text(std::string_view(reinterpret_cast<const char*>(number), sizeof *number));
+        else if (const bool* flag = std::get_if<bool>(&value))
+            key.number(*flag ? 1 : 0);
+        else
+            key.text(std::get<std::string>(value));
     }
     key.tensor(inputs.query);
-    for (const auto* tensor : {&inputs.key, &inputs.value, &inputs.mask, &inputs.bias, &inputs.query_lengths, &inputs.key_lengths}) key.tensor(*tensor);
+    for (const auto* tensor :
+         {&inputs.key, &inputs.value, &inputs.mask, &inputs.bias, &inputs.query_lengths, &inputs.key_lengths})
+        key.tensor(*tensor);
     for (const auto& [name, tensor] : inputs.extra) {
         key.text(name);
         key.tensor(tensor);
@@ -223,17 +242,22 @@ std::string AttentionService::State::key_of(const ForwardInputs& inputs, const F
     return key.take();
 }
 
-Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const {
+Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs& inputs,
+                                                            const ForwardOptions& options) const {
     RequestFacts facts = options.facts;
     const auto supply = [&](const char* name, RuleValue value) {
         const RuleVariableInfo* info = find_rule_variable(name);
-        const bool given = std::any_of(facts.begin(), facts.end(), [&](const auto& fact) { const auto* other = find_rule_variable(fact.first); return other != nullptr && other->id == info->id; });
+        const bool given = std::any_of(facts.begin(), facts.end(), [&](const auto& fact) {
+            const auto* other = find_rule_variable(fact.first);
+            return other != nullptr && other->id == info->id;
+        });
         if (!given) facts.emplace(name, std::move(value));
     };
     const Extents query = extents_of(inputs.query, options.heads);
     const Tensor& key_tensor = inputs.key ? *inputs.key : inputs.query;
     const Extents key = extents_of(key_tensor, inputs.key && options.kv_heads > 0 ? options.kv_heads : options.heads);
-    const Extents value = inputs.value ? extents_of(*inputs.value, options.kv_heads > 0 ? options.kv_heads : options.heads) : key;
+    const Extents value =
+        inputs.value ? extents_of(*inputs.value, options.kv_heads > 0 ? options.kv_heads : options.heads) : key;
     supply("seqLen", static_cast<double>(query.length));
     supply("seqLenK", static_cast<double>(key.length));
     supply("batchSize", static_cast<double>(query.batch));
@@ -251,9 +275,11 @@ Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs&
     supply("needScores", options.scores);
     const Json* window = find_option(options.options, "window_size");
     supply("windowSize", window != nullptr && window->is_number() ? std::max(0.0, window->as_double()) : 0.0);
-    supply("graph", std::any_of(inputs.extra.begin(), inputs.extra.end(), [](const auto& extra) { return fold_name(extra.first) == "edges"; }));
+    supply("graph", std::any_of(inputs.extra.begin(), inputs.extra.end(),
+                                [](const auto& extra) { return fold_name(extra.first) == "edges"; }));
     if (!options.precision.empty()) supply("precision", options.precision);
-    if (settings.config.service.memory_budget) supply("memoryBudget", static_cast<double>(*settings.config.service.memory_budget));
+    if (settings.config.service.memory_budget)
+        supply("memoryBudget", static_cast<double>(*settings.config.service.memory_budget));
     RuleDefaults rule_defaults = defaults();
     rule_defaults.key_is_query = !inputs.key.has_value() || inputs.key->data == inputs.query.data;
     return RuleVariables::make(facts, rule_defaults);
@@ -291,8 +317,9 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, con
     std::shared_ptr<const CallPlan> plan = cacheable ? state_->plans.find(key) : nullptr;
     const std::uint32_t workers = state_->machine->pool->workers();
     const bool convert_needed = inputs.query.dtype != DType::f32 || (inputs.key && inputs.key->dtype != DType::f32) ||
-                                (inputs.value && inputs.value->dtype != DType::f32) || (inputs.bias && inputs.bias->dtype != DType::f32) ||
-                                !inputs.extra.empty() || !inputs.weights.empty();
+                                (inputs.value && inputs.value->dtype != DType::f32) ||
+                                (inputs.bias && inputs.bias->dtype != DType::f32) || !inputs.extra.empty() ||
+                                !inputs.weights.empty();
     std::optional<ForwardInputs> converted;
     const bool known = plan != nullptr;
     if (!plan) {
@@ -303,9 +330,14 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, con
             if (!done) return done.error();
             converted = std::move(*done);
         }
-        CallRequest request{selection->options, options.heads, options.kv_heads, options.lse, options.scores,
+        CallRequest request{selection->options,
+                            options.heads,
+                            options.kv_heads,
+                            options.lse,
+                            options.scores,
                             options.precision.empty() ? state_->settings.config.service.precision : options.precision};
-        Result<std::shared_ptr<CallPlan>> built = build_call(selection->mechanism, converted ? *converted : inputs, request, workers);
+        Result<std::shared_ptr<CallPlan>> built =
+            build_call(selection->mechanism, converted ? *converted : inputs, request, workers);
         if (!built) return built.error();
         (*built)->reason = selection->reason + ((*built)->default_weights ? "; default weights" : "");
         plan = std::move(*built);
@@ -343,11 +375,16 @@ Json ForwardResult::options() const { return plan ? options_in_force(*plan->mech
 
 Result<Recommendation> AttentionService::recommend(const RequestFacts& facts) {
     RequestFacts all = facts;
-    const bool has_budget = std::any_of(all.begin(), all.end(), [](const auto& fact) { const auto* info = find_rule_variable(fact.first); return info != nullptr && info->id == RuleVariable::memory_budget; });
-    if (!has_budget && state_->settings.config.service.memory_budget) all.emplace("memoryBudget", static_cast<double>(*state_->settings.config.service.memory_budget));
+    const bool has_budget = std::any_of(all.begin(), all.end(), [](const auto& fact) {
+        const auto* info = find_rule_variable(fact.first);
+        return info != nullptr && info->id == RuleVariable::memory_budget;
+    });
+    if (!has_budget && state_->settings.config.service.memory_budget)
+        all.emplace("memoryBudget", static_cast<double>(*state_->settings.config.service.memory_budget));
     Result<RuleVariables> variables = RuleVariables::make(all, state_->defaults());
     if (!variables) return variables.error();
-    return MechanismSelector(state_->registry.snapshot(), state_->settings.config, state_->machine->pool->workers()).recommend(*variables);
+    return MechanismSelector(state_->registry.snapshot(), state_->settings.config, state_->machine->pool->workers())
+        .recommend(*variables);
 }
 
 std::shared_ptr<const RegistrySnapshot> AttentionService::registry() const { return state_->registry.snapshot(); }

@@ -45,14 +45,20 @@ public:
 
     Result<Estimate> estimate(const SizeRequest& sizes, std::uint32_t max_workers) {
         if (auto done = complete(nullptr); !done) return done.error();
-        for (const auto& [name, value] : std::initializer_list<std::pair<const char*, std::int64_t>>{
-                 {"B", sizes.batch}, {"Hq", sizes.heads}, {"Hkv", sizes.kv_heads}, {"Nq", sizes.q_len}, {"Nk", sizes.kv_len},
-                 {"D", sizes.head_dim}, {"Dv", sizes.value_dim}})
+        for (const auto& [name, value] :
+             std::initializer_list<std::pair<const char*, std::int64_t>>{{"B", sizes.batch},
+                                                                         {"Hq", sizes.heads},
+                                                                         {"Hkv", sizes.kv_heads},
+                                                                         {"Nq", sizes.q_len},
+                                                                         {"Nk", sizes.kv_len},
+                                                                         {"D", sizes.head_dim},
+                                                                         {"Dv", sizes.value_dim}})
             scope_.symbols[name] = static_cast<double>(value);
         if (auto done = describe(max_workers); !done) return done.error();
         if (sizes.lse) plan_->desc.flags |= ATTEND_PLAN_NEED_LSE;
         if (sizes.scores) plan_->desc.flags |= ATTEND_PLAN_NEED_SCORES;
-        // A request says that it has a mask, not of which kind, so the general one is assumed: per pair, for all heads alike.
+        // A request says that it has a mask, not of which kind, so the general one is assumed: per pair, for all heads
+        // alike.
         const Shape pairs{sizes.batch, 1, sizes.q_len, sizes.kv_len}, pair_strides = compact_strides(pairs);
         std::array<CallTensor, 2> given;
         std::vector<attend_binding> bindings;
@@ -68,10 +74,12 @@ public:
         std::vector<attend_value> values = abi_values();
         plan_->desc.options = {values.data(), static_cast<std::uint32_t>(values.size()), sizeof(attend_value)};
         if (functions.check != nullptr)
-            if (const attend_status status = functions.check(mechanism_->lib, &plan_->desc, &error); status != ATTEND_OK)
+            if (const attend_status status = functions.check(mechanism_->lib, &plan_->desc, &error);
+                status != ATTEND_OK)
                 return plugin_error(*mechanism_, status, text.data());
         if (functions.get_extension != nullptr) {
-            if (const auto* cost = static_cast<const attend_cost_extension*>(functions.get_extension(mechanism_->lib, ATTEND_EXT_COST))) {
+            if (const auto* cost = static_cast<const attend_cost_extension*>(
+                    functions.get_extension(mechanism_->lib, ATTEND_EXT_COST))) {
                 attend_cost predicted{};
                 predicted.struct_size = sizeof predicted;
                 if (cost->predict(mechanism_->lib, &plan_->desc, &predicted) == ATTEND_OK) {
@@ -83,7 +91,8 @@ public:
         }
         result.error_bound = mechanism_->numerics == ATTEND_EXACT ? 0.0 : std::numeric_limits<double>::infinity();
         if (functions.get_extension != nullptr)
-            if (const auto* tolerance = static_cast<const attend_tolerance_extension*>(functions.get_extension(mechanism_->lib, ATTEND_EXT_TOLERANCE)))
+            if (const auto* tolerance = static_cast<const attend_tolerance_extension*>(
+                    functions.get_extension(mechanism_->lib, ATTEND_EXT_TOLERANCE)))
                 result.error_bound = tolerance->error_bound(mechanism_->lib, &plan_->desc);
         return result;
     }
@@ -105,10 +114,16 @@ private:
         desc.kv_len = size_of("Nk", desc.q_len);
         desc.head_dim = size_of("D", 1);
         desc.value_dim = size_of("Dv", desc.head_dim);
-        if (desc.num_q_heads < 1 || desc.num_kv_heads < 1) return fail(ErrorCode::shape, "a tensor has no heads; accepted: at least one");
-        if (desc.head_dim < 1 || desc.value_dim < 1) return fail(ErrorCode::shape, "the head width is " + std::to_string(std::min(desc.head_dim, desc.value_dim)) + "; accepted: at least 1");
+        if (desc.num_q_heads < 1 || desc.num_kv_heads < 1)
+            return fail(ErrorCode::shape, "a tensor has no heads; accepted: at least one");
+        if (desc.head_dim < 1 || desc.value_dim < 1)
+            return fail(ErrorCode::shape, "the head width is " +
+                                              std::to_string(std::min(desc.head_dim, desc.value_dim)) +
+                                              "; accepted: at least 1");
         if (desc.num_q_heads % desc.num_kv_heads != 0)
-            return fail(ErrorCode::shape, "num_q_heads " + std::to_string(desc.num_q_heads) + " is not a multiple of num_kv_heads " + std::to_string(desc.num_kv_heads) + "; accepted: key heads that divide the query heads");
+            return fail(ErrorCode::shape,
+                        "num_q_heads " + std::to_string(desc.num_q_heads) + " is not a multiple of num_kv_heads " +
+                            std::to_string(desc.num_kv_heads) + "; accepted: key heads that divide the query heads");
         desc.io_dtype = static_cast<std::uint32_t>(ATTEND_F32);
         desc.acc_dtype = static_cast<std::uint32_t>(ATTEND_F32);
         desc.max_workers = max_workers;
@@ -117,14 +132,17 @@ private:
         if (causal) desc.flags |= ATTEND_PLAN_CAUSAL;
         const bool top_left = [&] {
             const OptionValue* alignment = scope_.option("causal_alignment");
-            return alignment != nullptr && std::holds_alternative<std::int64_t>(alignment->value) && std::get<std::int64_t>(alignment->value) == 1;
+            return alignment != nullptr && std::holds_alternative<std::int64_t>(alignment->value) &&
+                   std::get<std::int64_t>(alignment->value) == 1;
         }();
         const std::optional<double> offset = option_number("causal_offset");
         desc.causal_offset = offset ? static_cast<std::int64_t>(*offset) : top_left ? 0 : desc.kv_len - desc.q_len;
         const auto is_bound = [&](std::uint32_t role) {
-            return std::any_of(plan_->inputs.begin(), plan_->inputs.end(), [role](const BoundInput& bound) { return bound.port->role == role; });
+            return std::any_of(plan_->inputs.begin(), plan_->inputs.end(),
+                               [role](const BoundInput& bound) { return bound.port->role == role; });
         };
-        if (!offset && !top_left && is_bound(ATTEND_Q_LENGTHS) && is_bound(ATTEND_K_LENGTHS)) desc.flags |= ATTEND_PLAN_OFFSET_PER_ITEM;
+        if (!offset && !top_left && is_bound(ATTEND_Q_LENGTHS) && is_bound(ATTEND_K_LENGTHS))
+            desc.flags |= ATTEND_PLAN_OFFSET_PER_ITEM;
         desc.window_left = static_cast<std::int64_t>(option_number("window_left").value_or(-1));
         desc.window_right = static_cast<std::int64_t>(option_number("window_right").value_or(-1));
         const auto window = static_cast<std::int64_t>(option_number("window_size").value_or(0));
@@ -137,7 +155,9 @@ private:
         desc.dropout = option_number("dropout").value_or(0.0);
         const auto bits = [&](const char* name) {
             const OptionValue* value = scope_.option(name);
-            return value != nullptr && std::holds_alternative<std::int64_t>(value->value) ? static_cast<std::uint64_t>(std::get<std::int64_t>(value->value)) : 0u;
+            return value != nullptr && std::holds_alternative<std::int64_t>(value->value)
+                       ? static_cast<std::uint64_t>(std::get<std::int64_t>(value->value))
+                       : 0u;
         };
         plan_->seed = bits("seed");
         plan_->rng_offset = bits("rng_offset");
@@ -157,21 +177,30 @@ private:
                 std::vector<std::string> known;
                 for (const PortRecord& record : mechanism_->ports)
                     if (record.flags & ATTEND_WEIGHT) known.push_back(record.name);
-                return fail(ErrorCode::weight, "unknown weight \"" + name + "\"" + did_you_mean(folded, known) + "; accepted: " + join_names(known));
+                return fail(ErrorCode::weight, "unknown weight \"" + name + "\"" + did_you_mean(folded, known) +
+                                                   "; accepted: " + join_names(known));
             }
-            if (!given.emplace(folded, &tensor).second) return fail(ErrorCode::weight, "weight \"" + folded + "\" is given twice");
-            if (chosen(*port) == nullptr) return fail(ErrorCode::weight, "weight \"" + folded + "\" is switched off by the options in force; accepted: a call without it, or options that read it");
+            if (!given.emplace(folded, &tensor).second)
+                return fail(ErrorCode::weight, "weight \"" + folded + "\" is given twice");
+            if (chosen(*port) == nullptr)
+                return fail(ErrorCode::weight, "weight \"" + folded +
+                                                   "\" is switched off by the options in force; accepted: a call "
+                                                   "without it, or options that read it");
         }
         // Given ones first: their extents may bind symbols of the others.
         for (const PortRecord& port : mechanism_->ports) {
             const auto at = given.find(port.name);
             if (at == given.end()) continue;
-            if (auto done = match("weight \"" + port.name + "\"", at->second->shape, *chosen(port, at->second->shape.size()), ErrorCode::weight); !done) return done;
+            if (auto done = match("weight \"" + port.name + "\"", at->second->shape,
+                                  *chosen(port, at->second->shape.size()), ErrorCode::weight);
+                !done)
+                return done;
             plan_->weights.emplace_back(port.name, *at->second);
         }
         given_weights_ = plan_->weights.size();
         for (const PortRecord& port : mechanism_->ports) {
-            if ((port.flags & ATTEND_WEIGHT) == 0 || (port.flags & ATTEND_OPTIONAL) || given.count(port.name) != 0) continue;
+            if ((port.flags & ATTEND_WEIGHT) == 0 || (port.flags & ATTEND_OPTIONAL) || given.count(port.name) != 0)
+                continue;
             const ShapeAlternative* wanted = chosen(port);
             if (wanted == nullptr) continue;
             if (auto done = initialise_weight(port, *wanted); !done) return done;
@@ -186,20 +215,26 @@ private:
         if (!chosen_init) return chosen_init.error();
         plan_->default_weights = true;
         if (!chosen_init->same_as.empty()) {
-            const auto found = std::find_if(plan_->weights.begin(), plan_->weights.end(), [&](const auto& weight) { return weight.first == chosen_init->same_as; });
-            if (found == plan_->weights.end()) return fail(ErrorCode::weight, "weight \"" + port.name + "\" is tied to \"" + chosen_init->same_as + "\", which does not exist here");
+            const auto found = std::find_if(plan_->weights.begin(), plan_->weights.end(),
+                                            [&](const auto& weight) { return weight.first == chosen_init->same_as; });
+            if (found == plan_->weights.end())
+                return fail(ErrorCode::weight, "weight \"" + port.name + "\" is tied to \"" + chosen_init->same_as +
+                                                   "\", which does not exist here");
             plan_->weights.emplace_back(port.name, found->second);
             return {};
         }
         Shape shape;
         for (const Expression& dim : wanted.dims) {
             const auto extent = dim.evaluate(scope_);
-            if (!extent) return fail(ErrorCode::weight, "weight \"" + port.name + "\": the extent " + dim.text() + " has no value here");
+            if (!extent)
+                return fail(ErrorCode::weight,
+                            "weight \"" + port.name + "\": the extent " + dim.text() + " has no value here");
             shape.push_back(static_cast<std::int64_t>(*extent));
         }
         // Layout: the port tells by its help whether rows are inputs ([in, out]) or outputs.
         const bool out_first = port.help.find("[in, out]") == std::string::npos;
-        const std::string name = mechanism_->name + "/" + (chosen_init->table_name.empty() ? port.name : chosen_init->table_name);
+        const std::string name =
+            mechanism_->name + "/" + (chosen_init->table_name.empty() ? port.name : chosen_init->table_name);
         Result<Tensor> made = initialise(*chosen_init, shape, weight_seed_, name, out_first);
         if (!made) return made.error();
         plan_->weights.emplace_back(port.name, std::move(*made));
@@ -210,15 +245,22 @@ private:
         for (const PortRecord& port : mechanism_->ports) {
             if ((port.flags & ATTEND_OUTPUT) == 0) continue;
             const ShapeAlternative* wanted = chosen(port);
-            const bool asked = port.role == ATTEND_LSE ? want_lse_ : port.role == ATTEND_SCORES ? request_.scores : true;
+            const bool asked = port.role == ATTEND_LSE      ? want_lse_
+                               : port.role == ATTEND_SCORES ? request_.scores
+                                                            : true;
             if (!asked || wanted == nullptr) continue;
             BoundOutput bound;
             bound.port = &port;
             bound.dynamic_rows = wanted->dynamic_rows;
-            bound.dtype = (port.dtypes & ATTEND_F32) ? DType::f32 : (port.dtypes & ATTEND_I32) ? DType::i32 : (port.dtypes & ATTEND_I64) ? DType::i64 : DType::u8;
+            bound.dtype = (port.dtypes & ATTEND_F32)   ? DType::f32
+                          : (port.dtypes & ATTEND_I32) ? DType::i32
+                          : (port.dtypes & ATTEND_I64) ? DType::i64
+                                                       : DType::u8;
             for (const Expression& dim : wanted->dims) {
                 const auto extent = dim.evaluate(scope_);
-                if (!extent) return fail(ErrorCode::internal, "output \"" + port.name + "\": the extent " + dim.text() + " has no value here");
+                if (!extent)
+                    return fail(ErrorCode::internal,
+                                "output \"" + port.name + "\": the extent " + dim.text() + " has no value here");
                 bound.shape.push_back(static_cast<std::int64_t>(*extent));
             }
             bound.strides = compact_strides(bound.shape);
@@ -229,24 +271,37 @@ private:
                     bound.result_shape = {bound.shape[0], rows, heads * width};
                     bound.strides = {rows * heads * width, width, heads * width, 1};
                 } else if (query_rank_ < bound.shape.size()) {
-                    bound.result_shape.erase(bound.result_shape.begin(), bound.result_shape.end() - static_cast<std::ptrdiff_t>(query_rank_));
-                    if (query_rank_ == 2 && bound.shape.size() == 3) bound.result_shape = {bound.shape[0] * bound.shape[1], bound.shape[2]};
+                    bound.result_shape.erase(bound.result_shape.begin(),
+                                             bound.result_shape.end() - static_cast<std::ptrdiff_t>(query_rank_));
+                    if (query_rank_ == 2 && bound.shape.size() == 3)
+                        bound.result_shape = {bound.shape[0] * bound.shape[1], bound.shape[2]};
                 }
                 bound.dtype = DType::f32;
             }
             plan_->outputs.push_back(std::move(bound));
         }
         const auto has = [&](std::uint32_t role) {
-            return std::any_of(plan_->outputs.begin(), plan_->outputs.end(), [role](const BoundOutput& bound) { return bound.port->role == role; });
+            return std::any_of(plan_->outputs.begin(), plan_->outputs.end(),
+                               [role](const BoundOutput& bound) { return bound.port->role == role; });
         };
-        if (want_lse_ && !has(ATTEND_LSE)) return fail(ErrorCode::unsupported, "lse is not defined here; accepted: a call without it");
-        if (request_.scores && !has(ATTEND_SCORES)) return fail(ErrorCode::unsupported, "no score matrix: scores are not defined here; accepted: a call without them");
+        if (want_lse_ && !has(ATTEND_LSE))
+            return fail(ErrorCode::unsupported, "lse is not defined here; accepted: a call without it");
+        if (request_.scores && !has(ATTEND_SCORES))
+            return fail(ErrorCode::unsupported,
+                        "no score matrix: scores are not defined here; accepted: a call without them");
         (void)inputs;
         return {};
     }
 
     std::vector<attend_value> abi_values() const {
-        static constexpr std::uint32_t types[] = {0, ATTEND_TYPE_BOOL, ATTEND_TYPE_INT, ATTEND_TYPE_FLOAT, ATTEND_TYPE_STRING, ATTEND_TYPE_ENUM, ATTEND_TYPE_INT_LIST, ATTEND_TYPE_FLOAT_LIST};
+        static constexpr std::uint32_t types[] = {0,
+                                                  ATTEND_TYPE_BOOL,
+                                                  ATTEND_TYPE_INT,
+                                                  ATTEND_TYPE_FLOAT,
+                                                  ATTEND_TYPE_STRING,
+                                                  ATTEND_TYPE_ENUM,
+                                                  ATTEND_TYPE_INT_LIST,
+                                                  ATTEND_TYPE_FLOAT_LIST};
         std::vector<attend_value> values;
         for (std::size_t at = 0; at < mechanism_->own_options; ++at) {  // the host's own come behind, and stay here
             const OptionValue& from = plan_->values[at];
@@ -255,12 +310,18 @@ private:
             to.type = types[static_cast<std::size_t>(from.type)];
             to.name = mechanism_->options[at].name.c_str();
             to.flags = (from.given ? ATTEND_VALUE_GIVEN : 0) | (from.scalar ? ATTEND_VALUE_SCALAR : 0);
-            if (const bool* flag = std::get_if<bool>(&from.value)) to.u.i = *flag ? 1 : 0;
-            else if (const auto* integer = std::get_if<std::int64_t>(&from.value)) to.u.i = *integer;
-            else if (const double* real = std::get_if<double>(&from.value)) to.u.f = *real;
-            else if (const auto* text = std::get_if<std::string>(&from.value)) to.u.s = text->c_str(), to.count = static_cast<std::uint32_t>(text->size());
-            else if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&from.value)) to.u.is = integers->data(), to.count = static_cast<std::uint32_t>(integers->size());
-            else if (const auto* reals = std::get_if<std::vector<double>>(&from.value)) to.u.fs = reals->data(), to.count = static_cast<std::uint32_t>(reals->size());
+            if (const bool* flag = std::get_if<bool>(&from.value))
+                to.u.i = *flag ? 1 : 0;
+            else if (const auto* integer = std::get_if<std::int64_t>(&from.value))
+                to.u.i = *integer;
+            else if (const double* real = std::get_if<double>(&from.value))
+                to.u.f = *real;
+            else if (const auto* text = std::get_if<std::string>(&from.value))
+                to.u.s = text->c_str(), to.count = static_cast<std::uint32_t>(text->size());
+            else if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&from.value))
+                to.u.is = integers->data(), to.count = static_cast<std::uint32_t>(integers->size());
+            else if (const auto* reals = std::get_if<std::vector<double>>(&from.value))
+                to.u.fs = reals->data(), to.count = static_cast<std::uint32_t>(reals->size());
             values.push_back(to);
         }
         return values;
@@ -273,13 +334,16 @@ private:
         tensors.resize(plan_->inputs.size() + plan_->outputs.size());
         std::vector<CallTensor> weights(plan_->weights.size());
         std::vector<attend_binding> bindings;
-        const auto bind = [&](CallTensor& to, const PortRecord& port, const Shape& shape, const Shape& strides, DType dtype, void* data) {
+        const auto bind = [&](CallTensor& to, const PortRecord& port, const Shape& shape, const Shape& strides,
+                              DType dtype, void* data) {
             to.describe(shape, strides, dtype, data);
             bindings.push_back({sizeof(attend_binding), port.role, port.name.c_str(), &to.tensor});
         };
         std::size_t next = 0;
-        for (const BoundInput& bound : plan_->inputs) bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
-        for (const BoundOutput& bound : plan_->outputs) bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
+        for (const BoundInput& bound : plan_->inputs)
+            bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
+        for (const BoundOutput& bound : plan_->outputs)
+            bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
         next = 0;
         for (const auto& [name, tensor] : plan_->weights) {
             bind(weights[next], *mechanism_->find_port(name), tensor.shape, tensor.strides, tensor.dtype, tensor.data);
@@ -303,10 +367,13 @@ private:
             if (status != ATTEND_OK) return plugin_error(*mechanism_, status, "plan_info failed");
             plan_->workspace_bytes = info.workspace_bytes;
             plan_->workspace_align = std::max<std::uint64_t>(64, info.workspace_align);
-            if (option_given("window_size") && option_number("window_size").value_or(0) > 0 && mechanism_->has(ATTEND_CAP_WINDOW) &&
-                mechanism_->find_option("window_size")->default_value == Json(0) && (desc.window_left >= 0 || desc.window_right >= 0) &&
+            if (option_given("window_size") && option_number("window_size").value_or(0) > 0 &&
+                mechanism_->has(ATTEND_CAP_WINDOW) &&
+                mechanism_->find_option("window_size")->default_value == Json(0) &&
+                (desc.window_left >= 0 || desc.window_right >= 0) &&
                 (option_number("window_left").value_or(-1) >= 0 || option_number("window_right").value_or(-1) >= 0))
-                plan_->warnings.push_back(mechanism_->name + ": option \"window_size\" is not read here; window_left and window_right are");
+                plan_->warnings.push_back(
+                    mechanism_->name + ": option \"window_size\" is not read here; window_left and window_right are");
             plan_->variant = info.variant != nullptr ? info.variant : mechanism_->backend;
             for (const char* at = info.warnings; at != nullptr && *at != '\0';) {
                 const std::string line(at, std::char_traits<char>::length(at));
@@ -315,7 +382,8 @@ private:
                 at += end + (at[end] == '\n' ? 1 : 0);
             }
             if (functions.get_extension != nullptr)
-                if (const auto* cost = static_cast<const attend_cost_extension*>(functions.get_extension(mechanism_->lib, ATTEND_EXT_COST))) {
+                if (const auto* cost = static_cast<const attend_cost_extension*>(
+                        functions.get_extension(mechanism_->lib, ATTEND_EXT_COST))) {
                     attend_cost predicted{};
                     predicted.struct_size = sizeof predicted;
                     if (cost->predict(mechanism_->lib, &desc, &predicted) == ATTEND_OK) plan_->flops = predicted.flops;
@@ -344,42 +412,61 @@ CallPlan::~CallPlan() {
 Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs) {
     ForwardInputs converted = inputs;
     const DType wanted = inputs.query.dtype;
-    const auto fail = [&](const std::string& what) { return Error{ErrorCode::dtype, mechanism.name + ": " + what, ""}; };
-    for (const auto& [name, tensor] : {std::pair("query", &inputs.query), std::pair("key", inputs.key ? &*inputs.key : nullptr), std::pair("value", inputs.value ? &*inputs.value : nullptr)}) {
+    const auto fail = [&](const std::string& what) {
+        return Error{ErrorCode::dtype, mechanism.name + ": " + what, ""};
+    };
+    for (const auto& [name, tensor] :
+         {std::pair("query", &inputs.query), std::pair("key", inputs.key ? &*inputs.key : nullptr),
+          std::pair("value", inputs.value ? &*inputs.value : nullptr)}) {
         if (tensor == nullptr) continue;
-        if (!is_model_float(tensor->dtype)) return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) + "; accepted: F32, F16, BF16, F64");
+        if (!is_model_float(tensor->dtype))
+            return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) +
+                        "; accepted: F32, F16, BF16, F64");
         if (tensor->dtype != wanted && dtype_size(tensor->dtype) >= dtype_size(wanted))
-            return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) + ", query has " + dtype_name(wanted) + "; accepted: the same, or a narrower one for key and value");
+            return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) + ", query has " +
+                        dtype_name(wanted) + "; accepted: the same, or a narrower one for key and value");
     }
     if (inputs.key && inputs.value && inputs.key->dtype != inputs.value->dtype)
-        return fail(std::string("key has data type ") + dtype_name(inputs.key->dtype) + ", value has " + dtype_name(inputs.value->dtype) + "; accepted: the same");
+        return fail(std::string("key has data type ") + dtype_name(inputs.key->dtype) + ", value has " +
+                    dtype_name(inputs.value->dtype) + "; accepted: the same");
     Error problem;
     const auto to_float = [&](Tensor& tensor) {
         if (tensor.dtype == DType::f32) return true;
         Result<Tensor> done = convert(tensor, DType::f32);
-        if (!done) problem = done.error();
-        else tensor = std::move(*done);
+        if (!done)
+            problem = done.error();
+        else
+            tensor = std::move(*done);
         return done.ok();
     };
-    bool good = to_float(converted.query) && (!converted.key || to_float(*converted.key)) && (!converted.value || to_float(*converted.value));
+    bool good = to_float(converted.query) && (!converted.key || to_float(*converted.key)) &&
+                (!converted.value || to_float(*converted.value));
     if (good && converted.bias) {
-        if (!is_model_float(converted.bias->dtype)) return fail(std::string("bias has data type ") + dtype_name(converted.bias->dtype) + "; accepted: F32, F16, BF16, F64");
+        if (!is_model_float(converted.bias->dtype))
+            return fail(std::string("bias has data type ") + dtype_name(converted.bias->dtype) +
+                        "; accepted: F32, F16, BF16, F64");
         good = to_float(*converted.bias);
     }
     for (auto* list : {&converted.extra, &converted.weights})
         for (auto& [name, tensor] : *list)
             if (good && is_model_float(tensor.dtype)) good = to_float(tensor);
     for (const auto& [name, tensor] : converted.weights)
-        if (tensor.dtype != DType::f32) return Error{ErrorCode::dtype, mechanism.name + ": weight \"" + name + "\" has data type " + dtype_name(tensor.dtype) + "; accepted: F32, F16, BF16, F64", ""};
+        if (tensor.dtype != DType::f32)
+            return Error{ErrorCode::dtype,
+                         mechanism.name + ": weight \"" + name + "\" has data type " + dtype_name(tensor.dtype) +
+                             "; accepted: F32, F16, BF16, F64",
+                         ""};
     if (!good) return problem;
     return converted;
 }
 
-Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs, const CallRequest& request, std::uint32_t max_workers) {
+Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs,
+                                             const CallRequest& request, std::uint32_t max_workers) {
     return CallBuilder(mechanism, request).build(inputs, max_workers);
 }
 
-Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options, std::uint32_t max_workers) {
+Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options,
+                               std::uint32_t max_workers) {
     CallRequest request;
     request.options = options;
     return CallBuilder(mechanism, request).estimate(sizes, max_workers);
@@ -388,7 +475,8 @@ Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest&
 Json options_in_force(const MechanismRecord& mechanism, const std::vector<OptionValue>& values) {
     Json object = Json::object();
     for (std::size_t at = 0; at < values.size(); ++at)
-        if (values[at].type != OptionType::none) object.set(values[at].name, option_to_json(mechanism.options[at], values[at]));
+        if (values[at].type != OptionType::none)
+            object.set(values[at].name, option_to_json(mechanism.options[at], values[at]));
     return object;
 }
 

@@ -22,14 +22,16 @@ struct DTypeBit {
     std::uint64_t bit;
     std::uint8_t code, bits;
 };
-inline constexpr DTypeBit dtype_bits[] = {{DType::f32, ATTEND_F32, ATTEND_CODE_FLOAT, 32},  {DType::f64, ATTEND_F64, ATTEND_CODE_FLOAT, 64},
-                                   {DType::f16, ATTEND_F16, ATTEND_CODE_FLOAT, 16},  {DType::bf16, ATTEND_BF16, ATTEND_CODE_BFLOAT, 16},
-                                   {DType::i8, ATTEND_I8, ATTEND_CODE_INT, 8},       {DType::u8, ATTEND_U8, ATTEND_CODE_UINT, 8},
-                                   {DType::boolean, ATTEND_U8, ATTEND_CODE_UINT, 8}, {DType::i32, ATTEND_I32, ATTEND_CODE_INT, 32},
-                                   {DType::i64, ATTEND_I64, ATTEND_CODE_INT, 64}};
+inline constexpr DTypeBit dtype_bits[] = {
+    {DType::f32, ATTEND_F32, ATTEND_CODE_FLOAT, 32},  {DType::f64, ATTEND_F64, ATTEND_CODE_FLOAT, 64},
+    {DType::f16, ATTEND_F16, ATTEND_CODE_FLOAT, 16},  {DType::bf16, ATTEND_BF16, ATTEND_CODE_BFLOAT, 16},
+    {DType::i8, ATTEND_I8, ATTEND_CODE_INT, 8},       {DType::u8, ATTEND_U8, ATTEND_CODE_UINT, 8},
+    {DType::boolean, ATTEND_U8, ATTEND_CODE_UINT, 8}, {DType::i32, ATTEND_I32, ATTEND_CODE_INT, 32},
+    {DType::i64, ATTEND_I64, ATTEND_CODE_INT, 64}};
 
 inline const DTypeBit* find_dtype(DType dtype) {
-    const auto* found = std::find_if(std::begin(dtype_bits), std::end(dtype_bits), [dtype](const DTypeBit& row) { return row.dtype == dtype; });
+    const auto* found = std::find_if(std::begin(dtype_bits), std::end(dtype_bits),
+                                     [dtype](const DTypeBit& row) { return row.dtype == dtype; });
     return found == std::end(dtype_bits) ? nullptr : found;
 }
 
@@ -40,7 +42,9 @@ inline std::string port_dtypes(std::uint64_t mask) {
     return names;
 }
 
-inline bool is_model_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16; }
+inline bool is_model_float(DType dtype) {
+    return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16;
+}
 
 // What a request comes to for one mechanism. Errors name the mechanism, the tensor or option, and what is accepted.
 class CallLayout {
@@ -73,8 +77,10 @@ protected:
         // --heads speaks of packed tensors; where heads are an option of the mechanism in this form, it sets that too.
         if (request_.heads > 0 || request_.kv_heads > 0) {
             const auto add = [&](const char* name, std::int64_t value) {
-                const bool present = std::any_of(given.begin(), given.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
-                if (value > 0 && !present && mechanism_->find_option(name) != nullptr) given.emplace_back(name, Json(value));
+                const bool present = std::any_of(given.begin(), given.end(),
+                                                 [&](const auto& entry) { return fold_name(entry.first) == name; });
+                if (value > 0 && !present && mechanism_->find_option(name) != nullptr)
+                    given.emplace_back(name, Json(value));
             };
             if (projected() || mechanism_->find_option("form") == nullptr) {
                 add("heads", request_.heads);
@@ -83,9 +89,13 @@ protected:
             }
         }
         if (request_.precision != "fp32") {
-            const std::uint64_t wanted = request_.precision == "bf16" ? ATTEND_BF16 : request_.precision == "fp16" ? ATTEND_F16 : request_.precision == "int8" ? ATTEND_I8 : ATTEND_F8_E4M3;
+            const std::uint64_t wanted = request_.precision == "bf16"   ? ATTEND_BF16
+                                         : request_.precision == "fp16" ? ATTEND_F16
+                                         : request_.precision == "int8" ? ATTEND_I8
+                                                                        : ATTEND_F8_E4M3;
             if ((mechanism_->dtypes & wanted) == 0)
-                return fail(ErrorCode::unsupported, "precision " + request_.precision + " is not offered; accepted: fp32");
+                return fail(ErrorCode::unsupported,
+                            "precision " + request_.precision + " is not offered; accepted: fp32");
         }
         return {};
     }
@@ -101,9 +111,11 @@ protected:
     Result<void> choose_form(const ForwardInputs* inputs) {
         const OptionSpec* spec = mechanism_->find_option("form");
         if (spec == nullptr || spec->type != OptionType::enumeration) return {};
-        auto found = std::find_if(plan_->values.begin(), plan_->values.end(), [](const OptionValue& value) { return value.name == "form"; });
+        auto found = std::find_if(plan_->values.begin(), plan_->values.end(),
+                                  [](const OptionValue& value) { return value.name == "form"; });
         const auto index_of = [&](const char* choice) {
-            return static_cast<std::int64_t>(std::find(spec->choices.begin(), spec->choices.end(), choice) - spec->choices.begin());
+            return static_cast<std::int64_t>(std::find(spec->choices.begin(), spec->choices.end(), choice) -
+                                             spec->choices.begin());
         };
         if (std::get<std::int64_t>(found->value) != index_of("auto")) return {};
         // Projected if a weight is given that only that form has.
@@ -113,9 +125,11 @@ protected:
                 const PortRecord* port = mechanism_->find_port(fold_name(name));
                 if (port == nullptr || (port->flags & ATTEND_WEIGHT) == 0) continue;
                 const Result<PortShape> shape = PortShape::parse(port->shape);
-                projected = projected || (shape && std::all_of(shape->alternatives().begin(), shape->alternatives().end(), [](const ShapeAlternative& alternative) {
-                                              return alternative.guard.mentions("form", "projected");
-                                          }));
+                projected =
+                    projected || (shape && std::all_of(shape->alternatives().begin(), shape->alternatives().end(),
+                                                       [](const ShapeAlternative& alternative) {
+                                                           return alternative.guard.mentions("form", "projected");
+                                                       }));
             }
         found->value = index_of(projected ? "projected" : "core");
         return {};
@@ -124,7 +138,8 @@ protected:
     bool projected() const {
         const OptionSpec* spec = mechanism_->find_option("form");
         const OptionValue* value = scope_.option("form");
-        return spec != nullptr && value != nullptr && spec->choices[static_cast<std::size_t>(std::get<std::int64_t>(value->value))] == "projected";
+        return spec != nullptr && value != nullptr &&
+               spec->choices[static_cast<std::size_t>(std::get<std::int64_t>(value->value))] == "projected";
     }
 
     // One tensor of the request and the port that takes it.
@@ -132,13 +147,15 @@ protected:
         BoundInput bound{&port, source, index, tensor.dtype, tensor.shape, tensor.strides};
         const DTypeBit* row = find_dtype(tensor.dtype);
         if (row == nullptr || (port.dtypes & row->bit) == 0)
-            return fail(ErrorCode::dtype, port.name + " has data type " + dtype_name(tensor.dtype) + "; accepted: " + port_dtypes(port.dtypes));
+            return fail(ErrorCode::dtype, port.name + " has data type " + dtype_name(tensor.dtype) +
+                                              "; accepted: " + port_dtypes(port.dtypes));
         plan_->inputs.push_back(std::move(bound));
         return {};
     }
 
     const PortRecord* port_of_role(std::uint32_t role) const {
-        const auto found = std::find_if(mechanism_->ports.begin(), mechanism_->ports.end(), [role](const PortRecord& port) { return port.role == role; });
+        const auto found = std::find_if(mechanism_->ports.begin(), mechanism_->ports.end(),
+                                        [role](const PortRecord& port) { return port.role == role; });
         return found == mechanism_->ports.end() ? nullptr : &*found;
     }
 
@@ -150,38 +167,48 @@ protected:
             const Tensor* tensor;
         };
         const auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; };
-        const Given given[] = {{ATTEND_Q, "query", Source::query, &inputs.query},
-                               {ATTEND_K, "key", Source::key, pointer(inputs.key)},
-                               {ATTEND_V, "value", Source::value, pointer(inputs.value)},
-                               {ATTEND_MASK, "mask", Source::mask, pointer(inputs.mask)},
-                               {ATTEND_BIAS, "bias", Source::bias, pointer(inputs.bias)},
-                               {ATTEND_Q_LENGTHS, "query_lengths", Source::query_lengths, pointer(inputs.query_lengths)},
-                               {ATTEND_K_LENGTHS, "key_lengths", Source::key_lengths, pointer(inputs.key_lengths)}};
+        const Given given[] = {
+            {ATTEND_Q, "query", Source::query, &inputs.query},
+            {ATTEND_K, "key", Source::key, pointer(inputs.key)},
+            {ATTEND_V, "value", Source::value, pointer(inputs.value)},
+            {ATTEND_MASK, "mask", Source::mask, pointer(inputs.mask)},
+            {ATTEND_BIAS, "bias", Source::bias, pointer(inputs.bias)},
+            {ATTEND_Q_LENGTHS, "query_lengths", Source::query_lengths, pointer(inputs.query_lengths)},
+            {ATTEND_K_LENGTHS, "key_lengths", Source::key_lengths, pointer(inputs.key_lengths)}};
         for (const Given& entry : given) {
             const PortRecord* port = port_of_role(entry.role);
             if (port == nullptr && entry.role <= ATTEND_V) {
                 // Not read by the mechanism, but sizes come from it all the same.
-                if (auto done = size_up(entry.role, entry.source, entry.tensor != nullptr ? *entry.tensor : inputs.key && entry.role == ATTEND_V ? *inputs.key : inputs.query); !done) return done;
+                if (auto done = size_up(entry.role, entry.source,
+                                        entry.tensor != nullptr                ? *entry.tensor
+                                        : inputs.key && entry.role == ATTEND_V ? *inputs.key
+                                                                               : inputs.query);
+                    !done)
+                    return done;
                 continue;
             }
             const ShapeAlternative* shape = port == nullptr ? nullptr : chosen(*port);
             if (shape == nullptr) {
                 if (entry.tensor == nullptr || entry.source == Source::query) continue;
-                return fail(ErrorCode::unsupported, std::string(entry.name) + " is not taken" + (port == nullptr ? "" : " in this form or mode"));
+                return fail(ErrorCode::unsupported, std::string(entry.name) + " is not taken" +
+                                                        (port == nullptr ? "" : " in this form or mode"));
             }
             const Tensor* tensor = entry.tensor;
             Source source = entry.source;
             if (tensor == nullptr && port->init == "query") tensor = &inputs.query, source = Source::query;
-            if (tensor == nullptr && port->init == "key") tensor = inputs.key ? &*inputs.key : &inputs.query, source = inputs.key ? Source::key : Source::query;
+            if (tensor == nullptr && port->init == "key")
+                tensor = inputs.key ? &*inputs.key : &inputs.query, source = inputs.key ? Source::key : Source::query;
             if (tensor == nullptr) {
                 if (port->flags & ATTEND_OPTIONAL) continue;
-                return fail(ErrorCode::shape, std::string(entry.name) + " is missing; accepted: a tensor [" + shape->text + "]");
+                return fail(ErrorCode::shape,
+                            std::string(entry.name) + " is missing; accepted: a tensor [" + shape->text + "]");
             }
             if (auto done = add_input(*port, source, 0, *tensor); !done) return done;
             if (shape->broadcast) {
                 if (auto done = align_broadcast(plan_->inputs.back()); !done) return done;
             } else if (entry.role <= ATTEND_V) {
-                if (auto done = align_rank(plan_->inputs.back(), shape->dims.size(), entry.role == ATTEND_Q); !done) return done;
+                if (auto done = align_rank(plan_->inputs.back(), shape->dims.size(), entry.role == ATTEND_Q); !done)
+                    return done;
             }
         }
         for (std::size_t index = 0; index < inputs.extra.size(); ++index) {
@@ -191,15 +218,23 @@ protected:
                 std::vector<std::string> known;
                 for (const PortRecord& record : mechanism_->ports)
                     if ((record.flags & ATTEND_INPUT) && record.role == 0) known.push_back(record.name);
-                return fail(ErrorCode::not_found, "unknown input \"" + inputs.extra[index].first + "\"" + did_you_mean(name, known) + "; accepted: " + join_names(known));
+                return fail(ErrorCode::not_found, "unknown input \"" + inputs.extra[index].first + "\"" +
+                                                      did_you_mean(name, known) + "; accepted: " + join_names(known));
             }
-            if (chosen(*port) == nullptr) return fail(ErrorCode::unsupported, "input \"" + name + "\" is not taken in this form or mode; accepted: a call without it, or the form or mode that reads it");
+            if (chosen(*port) == nullptr)
+                return fail(ErrorCode::unsupported, "input \"" + name +
+                                                        "\" is not taken in this form or mode; accepted: a call "
+                                                        "without it, or the form or mode that reads it");
             if (auto done = add_input(*port, Source::extra, index, inputs.extra[index].second); !done) return done;
         }
         for (const PortRecord& port : mechanism_->ports) {
-            if ((port.flags & ATTEND_INPUT) == 0 || (port.flags & ATTEND_OPTIONAL) || port.role != 0 || chosen(port) == nullptr) continue;
-            if (std::none_of(plan_->inputs.begin(), plan_->inputs.end(), [&](const BoundInput& bound) { return bound.port == &port; }))
-                return fail(ErrorCode::shape, "input \"" + port.name + "\" is missing; accepted: a tensor [" + chosen(port)->text + "]");
+            if ((port.flags & ATTEND_INPUT) == 0 || (port.flags & ATTEND_OPTIONAL) || port.role != 0 ||
+                chosen(port) == nullptr)
+                continue;
+            if (std::none_of(plan_->inputs.begin(), plan_->inputs.end(),
+                             [&](const BoundInput& bound) { return bound.port == &port; }))
+                return fail(ErrorCode::shape,
+                            "input \"" + port.name + "\" is missing; accepted: a tensor [" + chosen(port)->text + "]");
         }
         return {};
     }
@@ -247,30 +282,43 @@ protected:
             // A default number of heads counts for packed tensors only where heads mean nothing else.
             const bool may_default = mechanism_->find_option("form") == nullptr;
             const auto option_heads = [&](const char* option) {
-                return may_default || option_given(option) ? static_cast<std::int64_t>(option_number(option).value_or(0)) : 0;
+                return may_default || option_given(option)
+                           ? static_cast<std::int64_t>(option_number(option).value_or(0))
+                           : 0;
             };
             std::int64_t heads = request_.heads > 0 ? request_.heads : option_heads("heads");
-            if (heads <= 0) return fail(ErrorCode::shape, name + " " + shape_text(bound.shape) + " has rank 3: packed [B,N,H*D], which needs heads; accepted: heads given, or rank 4 [B,H,N,D]");
+            if (heads <= 0)
+                return fail(
+                    ErrorCode::shape,
+                    name + " " + shape_text(bound.shape) +
+                        " has rank 3: packed [B,N,H*D], which needs heads; accepted: heads given, or rank 4 [B,H,N,D]");
             if (!is_query) {
                 const std::int64_t kv = request_.kv_heads > 0 ? request_.kv_heads : option_heads("kv_heads");
                 if (kv > 0) heads = kv;
             }
             if (bound.shape[2] % heads != 0)
-                return fail(ErrorCode::shape, name + " has width " + std::to_string(bound.shape[2]) + ", which is not a multiple of " + std::to_string(heads) + " heads; accepted: a width that the number of heads divides");
+                return fail(ErrorCode::shape, name + " has width " + std::to_string(bound.shape[2]) +
+                                                  ", which is not a multiple of " + std::to_string(heads) +
+                                                  " heads; accepted: a width that the number of heads divides");
             if (is_query) packed_ = true;
             const std::int64_t width = bound.shape[2] / heads, step = bound.strides[2];
             bound.shape = {bound.shape[0], heads, bound.shape[1], width};
             bound.strides = {bound.strides[0], width * step, bound.strides[1], step};
             return {};
         }
-        return fail(ErrorCode::shape, name + " " + shape_text(bound.shape) + " has rank " + std::to_string(rank) + "; accepted: " +
-                    (wanted == 4 ? "[B,H,N,D], packed [B,N,H*D] with heads, [N,D] or [D]" : wanted == 3 ? "[" + chosen(*bound.port)->text + "] or [N,E]" : "rank " + std::to_string(wanted)));
+        return fail(ErrorCode::shape, name + " " + shape_text(bound.shape) + " has rank " + std::to_string(rank) +
+                                          "; accepted: " +
+                                          (wanted == 4   ? "[B,H,N,D], packed [B,N,H*D] with heads, [N,D] or [D]"
+                                           : wanted == 3 ? "[" + chosen(*bound.port)->text + "] or [N,E]"
+                                                         : "rank " + std::to_string(wanted)));
     }
 
     // Masks and biases: rank 4 with extents 1 or full; rank 3 is [B,Nq,Nk].
     Result<void> align_broadcast(BoundInput& bound) {
         const std::size_t rank = bound.shape.size();
-        if (rank > 4 || rank == 0) return fail(ErrorCode::mask, bound.port->name + " " + shape_text(bound.shape) + " has rank " + std::to_string(rank) + "; accepted: broadcastable to [B,H,Nq,Nk]");
+        if (rank > 4 || rank == 0)
+            return fail(ErrorCode::mask, bound.port->name + " " + shape_text(bound.shape) + " has rank " +
+                                             std::to_string(rank) + "; accepted: broadcastable to [B,H,Nq,Nk]");
         if (rank == 3) {
             bound.shape.insert(bound.shape.begin() + 1, 1);
             bound.strides.insert(bound.strides.begin() + 1, 0);
@@ -283,30 +331,45 @@ protected:
 
     Result<void> solve_inputs(const ForwardInputs&) {
         if (projected()) {
-            const auto query = std::find_if(plan_->inputs.begin(), plan_->inputs.end(), [](const BoundInput& bound) { return bound.port->role == ATTEND_Q; });
+            const auto query = std::find_if(plan_->inputs.begin(), plan_->inputs.end(),
+                                            [](const BoundInput& bound) { return bound.port->role == ATTEND_Q; });
             const std::int64_t width = query->shape.back();
             const std::optional<double> heads = option_number("heads");
-            if (!heads) return fail(ErrorCode::option, "option \"heads\" is not given; accepted: an integer of 1 or more (required in the projected form)");
+            if (!heads)
+                return fail(ErrorCode::option,
+                            "option \"heads\" is not given; accepted: an integer of 1 or more (required in the "
+                            "projected form)");
             scope_.symbols["Hq"] = *heads;
             const double kv = option_number("kv_heads").value_or(*heads);
             scope_.symbols["Hkv"] = kv;
             if (static_cast<std::int64_t>(*heads) % static_cast<std::int64_t>(kv) != 0)
-                return fail(ErrorCode::shape, "num_q_heads " + std::to_string(static_cast<std::int64_t>(*heads)) + " is not a multiple of num_kv_heads " + std::to_string(static_cast<std::int64_t>(kv)) + "; accepted: key heads that divide the query heads");
+                return fail(ErrorCode::shape, "num_q_heads " + std::to_string(static_cast<std::int64_t>(*heads)) +
+                                                  " is not a multiple of num_kv_heads " +
+                                                  std::to_string(static_cast<std::int64_t>(kv)) +
+                                                  "; accepted: key heads that divide the query heads");
             const std::optional<double> head_dim = option_number("head_dim");
             if (!head_dim && (width == 0 || width % static_cast<std::int64_t>(*heads) != 0))
-                return fail(ErrorCode::shape, "the width of query is " + std::to_string(width) + ", which is not a multiple of heads " + std::to_string(static_cast<std::int64_t>(*heads)) +
-                                                  (mechanism_->find_option("head_dim") != nullptr ? "; accepted: head_dim given, or a width that heads divides" : "; accepted: a width that heads divides"));
+                return fail(ErrorCode::shape, "the width of query is " + std::to_string(width) +
+                                                  ", which is not a multiple of heads " +
+                                                  std::to_string(static_cast<std::int64_t>(*heads)) +
+                                                  (mechanism_->find_option("head_dim") != nullptr
+                                                       ? "; accepted: head_dim given, or a width that heads divides"
+                                                       : "; accepted: a width that heads divides"));
             scope_.symbols["D"] = head_dim.value_or(static_cast<double>(width) / *heads);
             scope_.symbols["Dv"] = scope_.symbols["D"];
         }
         for (const BoundInput& bound : sized_)
-            if (auto done = match(bound.port->name, bound.shape, *chosen(*bound.port), ErrorCode::shape); !done) return done;
+            if (auto done = match(bound.port->name, bound.shape, *chosen(*bound.port), ErrorCode::shape); !done)
+                return done;
         for (const BoundInput& bound : plan_->inputs) {
             const ShapeAlternative& wanted = *chosen(*bound.port, bound.shape.size());
             if (wanted.broadcast) continue;
             if (auto done = match(bound.port->name, bound.shape, wanted, ErrorCode::shape); !done) return done;
         }
-        const auto number = [&](const char* name) { const auto at = scope_.symbols.find(name); return at == scope_.symbols.end() ? std::optional<double>() : at->second; };
+        const auto number = [&](const char* name) {
+            const auto at = scope_.symbols.find(name);
+            return at == scope_.symbols.end() ? std::optional<double>() : at->second;
+        };
         if (!number("Nk") && number("Nq")) scope_.symbols["Nk"] = *number("Nq") + number("Np").value_or(0);
         for (const BoundInput& bound : plan_->inputs) {
             const ShapeAlternative& wanted = *chosen(*bound.port);
@@ -314,8 +377,10 @@ protected:
             for (std::size_t axis = 0; axis < 4; ++axis) {
                 const auto full = static_cast<std::int64_t>(wanted.dims[axis].evaluate(scope_).value_or(-1));
                 if (bound.shape[axis] != 1 && bound.shape[axis] != full)
-                    return fail(ErrorCode::mask, bound.port->name + " " + shape_text(bound.shape) + " has " + std::to_string(bound.shape[axis]) + " at axis " + wanted.dims[axis].text() +
-                                                     "; accepted: 1 or " + std::to_string(full) + " (broadcastable to [B,H,Nq,Nk])");
+                    return fail(ErrorCode::mask, bound.port->name + " " + shape_text(bound.shape) + " has " +
+                                                     std::to_string(bound.shape[axis]) + " at axis " +
+                                                     wanted.dims[axis].text() + "; accepted: 1 or " +
+                                                     std::to_string(full) + " (broadcastable to [B,H,Nq,Nk])");
             }
         }
         return {};
@@ -323,13 +388,16 @@ protected:
 
     Result<void> match(const std::string& name, const Shape& shape, const ShapeAlternative& wanted, ErrorCode code) {
         if (shape.size() != wanted.dims.size())
-            return fail(code, name + " " + shape_text(shape) + " has rank " + std::to_string(shape.size()) + "; accepted: [" + wanted.text + "]");
+            return fail(code, name + " " + shape_text(shape) + " has rank " + std::to_string(shape.size()) +
+                                  "; accepted: [" + wanted.text + "]");
         for (std::size_t axis = 0; axis < shape.size(); ++axis) {
             const Expression& dim = wanted.dims[axis];
             if (const auto expected = dim.evaluate(scope_)) {
                 if (static_cast<double>(shape[axis]) != *expected)
-                    return fail(code, name + " " + shape_text(shape) + " has " + std::to_string(shape[axis]) + " at axis " + std::to_string(axis) + "; accepted: " +
-                                          std::to_string(static_cast<std::int64_t>(*expected)) + " (" + dim.text() + " of [" + wanted.text + "])");
+                    return fail(code, name + " " + shape_text(shape) + " has " + std::to_string(shape[axis]) +
+                                          " at axis " + std::to_string(axis) +
+                                          "; accepted: " + std::to_string(static_cast<std::int64_t>(*expected)) + " (" +
+                                          dim.text() + " of [" + wanted.text + "])");
             } else if (const auto symbol = dim.bindable(scope_)) {
                 scope_.symbols[*symbol] = static_cast<double>(shape[axis]);
             } else {

@@ -41,7 +41,8 @@ struct BoundOutput {
 // The ABI's description of a bound tensor; its shape and strides point into the CallPlan.
 struct CallTensor {
     attend_tensor tensor{};
-    void describe(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides, DType dtype, void* data);
+    void describe(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides, DType dtype,
+                  void* data);
 };
 
 class CallPlan {
@@ -54,7 +55,7 @@ public:
     std::vector<OptionValue> values;
     std::vector<BoundInput> inputs;
     std::vector<BoundOutput> outputs;
-    std::vector<CallTensor> tensors;  // of inputs, then outputs
+    std::vector<CallTensor> tensors;                      // of inputs, then outputs
     std::vector<std::pair<std::string, Tensor>> weights;  // kept alive for the plan
     bool default_weights{false};
     attend_plan_desc desc{};
@@ -81,9 +82,10 @@ struct CallRequest {
 // Inputs converted to types that the mechanism takes; shapes as the caller gave them.
 Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs);
 
-// Everything up to and including the plugin's plan. Errors name the mechanism, the tensor or option, and what is accepted.
-Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs, const CallRequest& request,
-                                             std::uint32_t max_workers);
+// Everything up to and including the plugin's plan. Errors name the mechanism, the tensor or option, and what is
+// accepted.
+Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs,
+                                             const CallRequest& request, std::uint32_t max_workers);
 
 // For recommendations: would the plugin take a call of these sizes, and what would it cost? Core form, no tensors.
 struct SizeRequest {
@@ -94,7 +96,8 @@ struct Estimate {
     std::optional<double> flops, bytes, workspace;
     double error_bound{};  // infinity: unbounded
 };
-Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options, std::uint32_t max_workers);
+Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options,
+                               std::uint32_t max_workers);
 
 // Runs the plan on tensors of the shapes it was built for.
 Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers);

@@ -79,7 +79,11 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
 
     attend_call call;
     call.max_workers = max_workers;
-    attend_dynamic_rows block{sizeof block, 0, ATTEND_EXT_DYNAMIC_ROWS, nullptr, {dynamic.data(), static_cast<std::uint32_t>(dynamic.size()), sizeof(attend_dynamic_row)}};
+    attend_dynamic_rows block{sizeof block,
+                              0,
+                              ATTEND_EXT_DYNAMIC_ROWS,
+                              nullptr,
+                              {dynamic.data(), static_cast<std::uint32_t>(dynamic.size()), sizeof(attend_dynamic_row)}};
     attend_exec exec{};
     exec.struct_size = sizeof exec;
     exec.bindings = {bindings.data(), static_cast<std::uint32_t>(count), sizeof(attend_binding)};
@@ -90,7 +94,9 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
     exec.call = &call;
     exec.next = dynamic.empty() ? nullptr : reinterpret_cast<const attend_ext*>(&block);
     if (plan.workspace_bytes != 0 && exec.workspace == nullptr)
-        return Error{ErrorCode::memory, mechanism.name + ": no memory for a workspace of " + std::to_string(plan.workspace_bytes) + " bytes", ""};
+        return Error{
+            ErrorCode::memory,
+            mechanism.name + ": no memory for a workspace of " + std::to_string(plan.workspace_bytes) + " bytes", ""};
 
     std::array<char, 512> text{};
     attend_error error{sizeof error, text.size(), ATTEND_OK, 0, text.data(), nullptr};
@@ -112,10 +118,14 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
             shape[0] = rows[at];
             tensor = tensor.view(shape, compact_strides(shape));
         }
-        if (bound.port->role == ATTEND_OUT) result.output = std::move(tensor);
-        else if (bound.port->role == ATTEND_LSE) result.lse = std::move(tensor);
-        else if (bound.port->role == ATTEND_SCORES) result.scores = std::move(tensor);
-        else result.extra.emplace_back(bound.port->name, std::move(tensor));
+        if (bound.port->role == ATTEND_OUT)
+            result.output = std::move(tensor);
+        else if (bound.port->role == ATTEND_LSE)
+            result.lse = std::move(tensor);
+        else if (bound.port->role == ATTEND_SCORES)
+            result.scores = std::move(tensor);
+        else
+            result.extra.emplace_back(bound.port->name, std::move(tensor));
     }
     return result;
 }

@@ -58,7 +58,8 @@ Result<Guard> parse_guard(std::string_view text) {
             }
         }
         parsed.name = std::string(trim(term));
-        if (const Result<Expression> expression = Expression::parse(parsed.name); !expression) return expression.error();
+        if (const Result<Expression> expression = Expression::parse(parsed.name); !expression)
+            return expression.error();
         guard.terms.push_back(std::move(parsed));
     }
     return guard;
@@ -82,13 +83,15 @@ Result<Headed> parse_head(std::string_view text) {
 
 const OptionValue* PortScope::option(std::string_view name) const {
     if (values == nullptr) return nullptr;
-    const auto found = std::find_if(values->begin(), values->end(), [&](const OptionValue& value) { return value.name == name; });
+    const auto found =
+        std::find_if(values->begin(), values->end(), [&](const OptionValue& value) { return value.name == name; });
     return found == values->end() ? nullptr : &*found;
 }
 
 const OptionSpec* PortScope::spec(std::string_view name) const {
     if (specs == nullptr) return nullptr;
-    const auto found = std::find_if(specs->begin(), specs->end(), [&](const OptionSpec& row) { return row.name == name; });
+    const auto found =
+        std::find_if(specs->begin(), specs->end(), [&](const OptionSpec& row) { return row.name == name; });
     return found == specs->end() ? nullptr : &*found;
 }
 
@@ -169,9 +172,12 @@ private:
         if (++depth_ > 32) return nullptr;
         Pointer left = product();
         while (left) {
-            if (take('+')) left = binary(Kind::add, left, product());
-            else if (take('-')) left = binary(Kind::subtract, left, product());
-            else break;
+            if (take('+'))
+                left = binary(Kind::add, left, product());
+            else if (take('-'))
+                left = binary(Kind::subtract, left, product());
+            else
+                break;
         }
         --depth_;
         return left;
@@ -179,9 +185,12 @@ private:
     Pointer product() {
         Pointer left = atom();
         while (left) {
-            if (take('*')) left = binary(Kind::multiply, left, atom());
-            else if (take('/')) left = binary(Kind::divide, left, atom());
-            else break;
+            if (take('*'))
+                left = binary(Kind::multiply, left, atom());
+            else if (take('/'))
+                left = binary(Kind::divide, left, atom());
+            else
+                break;
         }
         return left;
     }
@@ -206,11 +215,16 @@ private:
         node->kind = Kind::name;
         if (!take('(')) return node;
         const bool root = node->name == "sqrt";
-        if (node->name == "or") node->kind = Kind::either;
-        else if (node->name == "min") node->kind = Kind::least;
-        else if (node->name == "max") node->kind = Kind::greatest;
-        else if (root) node->kind = Kind::root;
-        else return nullptr;
+        if (node->name == "or")
+            node->kind = Kind::either;
+        else if (node->name == "min")
+            node->kind = Kind::least;
+        else if (node->name == "max")
+            node->kind = Kind::greatest;
+        else if (root)
+            node->kind = Kind::root;
+        else
+            return nullptr;
         for (int argument = 0; argument < (root ? 1 : 2); ++argument) {
             if (argument > 0 && !take(',')) return nullptr;
             Pointer child = sum();
@@ -227,11 +241,14 @@ private:
 
 Result<Expression> Expression::parse(std::string_view text) { return ExpressionParser(trim(text)).parse(); }
 
-std::optional<double> Expression::evaluate(const PortScope& scope) const { return ExpressionParser::evaluate(*root_, scope); }
+std::optional<double> Expression::evaluate(const PortScope& scope) const {
+    return ExpressionParser::evaluate(*root_, scope);
+}
 
 std::optional<std::string> Expression::bindable(const PortScope& scope) const {
     const Node* node = root_.get();
-    while (node->kind == Node::Kind::either && !ExpressionParser::evaluate(*node->children[0], scope)) node = node->children[1].get();
+    while (node->kind == Node::Kind::either && !ExpressionParser::evaluate(*node->children[0], scope))
+        node = node->children[1].get();
     if (node->kind != Node::Kind::name || scope.spec(node->name) != nullptr) return std::nullopt;
     return node->name;
 }
@@ -320,8 +337,8 @@ Result<PortInit> PortInit::parse(std::string_view text) {
             } else {
                 for (const std::string_view argument : split(arguments, ',')) {
                     // Expressions have no unary minus: a leading one is a difference from zero.
-                    Result<Expression> expression =
-                        Expression::parse(argument.starts_with("-") ? "0" + std::string(argument) : std::string(argument));
+                    Result<Expression> expression = Expression::parse(
+                        argument.starts_with("-") ? "0" + std::string(argument) : std::string(argument));
                     if (!expression) return expression.error();
                     alternative.arguments.push_back(std::move(*expression));
                 }

@@ -16,7 +16,8 @@ constexpr std::size_t most_recommendations = 5;
 std::string shown(double number) {
     if (std::isinf(number)) return "unbounded";
     std::array<char, 32> text{};
-    const auto [end, status] = std::to_chars(text.data(), text.data() + text.size(), number, std::chars_format::general, 6);
+    const auto [end, status] =
+        std::to_chars(text.data(), text.data() + text.size(), number, std::chars_format::general, 6);
     return status == std::errc{} ? std::string(text.data(), end) : std::string("?");
 }
 
@@ -24,14 +25,17 @@ std::string shown(double number) {
 NamedValues merged(const NamedValues& rule, const NamedValues& call) {
     NamedValues all = call;
     for (const auto& [name, value] : rule)
-        if (std::none_of(call.begin(), call.end(), [&](const auto& entry) { return fold_name(entry.first) == fold_name(name); })) all.emplace_back(name, value);
+        if (std::none_of(call.begin(), call.end(),
+                         [&](const auto& entry) { return fold_name(entry.first) == fold_name(name); }))
+            all.emplace_back(name, value);
     return all;
 }
 
 // What the request implies for options that the mechanism has and nobody set.
 NamedValues implied(const MechanismRecord& mechanism, const RequestNeeds& needs, NamedValues options) {
     const auto add = [&](const char* name, Json value) {
-        const bool set = std::any_of(options.begin(), options.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
+        const bool set = std::any_of(options.begin(), options.end(),
+                                     [&](const auto& entry) { return fold_name(entry.first) == name; });
         if (!set && mechanism.find_option(name) != nullptr) options.emplace_back(name, std::move(value));
     };
     if (needs.causal) add("causal", true);
@@ -43,10 +47,13 @@ NamedValues implied(const MechanismRecord& mechanism, const RequestNeeds& needs,
 
 RequestNeeds needs_of(const RuleVariables& v) {
     using enum RuleVariable;
-    const auto count = [&](RuleVariable id) { return static_cast<std::int64_t>(std::min(v.number(id), 9007199254740992.0)); };
+    const auto count = [&](RuleVariable id) {
+        return static_cast<std::int64_t>(std::min(v.number(id), 9007199254740992.0));
+    };
     RequestNeeds needs;
-    needs.sizes = {count(batch_size), count(heads), count(kv_heads), count(seq_len), count(seq_len_k), count(head_dim), count(value_dim),
-                   v.flag(has_mask), v.flag(has_bias), v.flag(need_lse), v.flag(need_scores)};
+    needs.sizes = {count(batch_size), count(heads),     count(kv_heads),    count(seq_len),
+                   count(seq_len_k),  count(head_dim),  count(value_dim),   v.flag(has_mask),
+                   v.flag(has_bias),  v.flag(need_lse), v.flag(need_scores)};
     needs.causal = v.flag(causal);
     needs.mask = v.flag(has_mask);
     needs.bias = v.flag(has_bias);
@@ -62,8 +69,8 @@ RequestNeeds needs_of(const RuleVariables& v) {
     return needs;
 }
 
-MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mechanism, const MechanismPtr& pointer, const RequestNeeds& needs,
-                                                    const NamedValues& options) const {
+MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mechanism, const MechanismPtr& pointer,
+                                                    const RequestNeeds& needs, const NamedValues& options) const {
     const SizeRequest& sizes = needs.sizes;
     struct Need {
         bool wanted;
@@ -71,22 +78,28 @@ MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mecha
         const char* check;
         const char* what;
     };
-    const Need list[] = {{needs.causal, ATTEND_CAP_CAUSAL, "causal", "does not take causal"},
-                         {sizes.q_len != sizes.kv_len, ATTEND_CAP_CROSS, "cross", "needs as many keys as queries"},
-                         {needs.mask, ATTEND_CAP_MASK, "mask", "does not take a mask"},
-                         {needs.bias, ATTEND_CAP_BIAS, "bias", "does not take a bias"},
-                         {needs.window, ATTEND_CAP_WINDOW, "window", "does not take a window"},
-                         {needs.dropout, ATTEND_CAP_DROPOUT, "dropout", "does not take dropout"},
-                         {needs.lse, ATTEND_CAP_LSE_OUT, "lse", "gives no LSE"},
-                         {needs.scores, ATTEND_CAP_SCORES_OUT, "scores", "has no score matrix"},
-                         {sizes.heads != sizes.kv_heads, ATTEND_CAP_GQA, "gqa", "needs as many key heads as query heads"},
-                         {sizes.head_dim != sizes.value_dim, ATTEND_CAP_DV_DIFFERS, "valueDim", "needs values as wide as keys"}};
+    const Need list[] = {
+        {needs.causal, ATTEND_CAP_CAUSAL, "causal", "does not take causal"},
+        {sizes.q_len != sizes.kv_len, ATTEND_CAP_CROSS, "cross", "needs as many keys as queries"},
+        {needs.mask, ATTEND_CAP_MASK, "mask", "does not take a mask"},
+        {needs.bias, ATTEND_CAP_BIAS, "bias", "does not take a bias"},
+        {needs.window, ATTEND_CAP_WINDOW, "window", "does not take a window"},
+        {needs.dropout, ATTEND_CAP_DROPOUT, "dropout", "does not take dropout"},
+        {needs.lse, ATTEND_CAP_LSE_OUT, "lse", "gives no LSE"},
+        {needs.scores, ATTEND_CAP_SCORES_OUT, "scores", "has no score matrix"},
+        {sizes.heads != sizes.kv_heads, ATTEND_CAP_GQA, "gqa", "needs as many key heads as query heads"},
+        {sizes.head_dim != sizes.value_dim, ATTEND_CAP_DV_DIFFERS, "valueDim", "needs values as wide as keys"}};
     for (const Need& need : list)
         if (need.wanted && !mechanism.has(need.capability)) return {need.check, need.what, std::nullopt};
-    if (mechanism.has(ATTEND_CAP_GRAPH_INPUT) && !needs.graph) return {"graph", "needs a graph and none is supplied", std::nullopt};
+    if (mechanism.has(ATTEND_CAP_GRAPH_INPUT) && !needs.graph)
+        return {"graph", "needs a graph and none is supplied", std::nullopt};
     if (needs.precision != "fp32") {
-        const std::uint64_t wanted = needs.precision == "bf16" ? ATTEND_BF16 : needs.precision == "fp16" ? ATTEND_F16 : needs.precision == "int8" ? ATTEND_I8 : ATTEND_F8_E4M3;
-        if ((mechanism.dtypes & wanted) == 0) return {"dtype", "does not offer precision " + needs.precision, std::nullopt};
+        const std::uint64_t wanted = needs.precision == "bf16"   ? ATTEND_BF16
+                                     : needs.precision == "fp16" ? ATTEND_F16
+                                     : needs.precision == "int8" ? ATTEND_I8
+                                                                 : ATTEND_F8_E4M3;
+        if ((mechanism.dtypes & wanted) == 0)
+            return {"dtype", "does not offer precision " + needs.precision, std::nullopt};
     }
     Result<Estimate> estimate = estimate_call(pointer, sizes, implied(mechanism, needs, options), max_workers_);
     if (!estimate) {
@@ -95,12 +108,16 @@ MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mecha
         if (reason.starts_with(place)) reason.erase(0, place.size());
         return {"plugin", reason, std::nullopt};
     }
-    const double output_bytes = 4.0 * static_cast<double>(sizes.batch) * static_cast<double>(sizes.heads) * static_cast<double>(sizes.q_len) * static_cast<double>(sizes.value_dim);
+    const double output_bytes = 4.0 * static_cast<double>(sizes.batch) * static_cast<double>(sizes.heads) *
+                                static_cast<double>(sizes.q_len) * static_cast<double>(sizes.value_dim);
     const double memory = estimate->workspace.value_or(0.0) + output_bytes;
     if (memory > needs.memory_budget)
-        return {"memory", "needs " + shown(memory) + " bytes, the budget is " + shown(needs.memory_budget), std::move(*estimate)};
+        return {"memory", "needs " + shown(memory) + " bytes, the budget is " + shown(needs.memory_budget),
+                std::move(*estimate)};
     if (std::isfinite(needs.max_error) && !(estimate->error_bound <= needs.max_error))
-        return {"maxError", "its error bound is " + shown(estimate->error_bound) + ", accepted: " + shown(needs.max_error), std::move(*estimate)};
+        return {"maxError",
+                "its error bound is " + shown(estimate->error_bound) + ", accepted: " + shown(needs.max_error),
+                std::move(*estimate)};
     return {"", "", std::move(*estimate)};
 }
 
@@ -121,7 +138,8 @@ Result<Selection> MechanismSelector::select(const RuleVariables& variables, cons
         if (*holds) {
             const MechanismPtr mechanism = registry_->find(rule.mechanism);
             const NamedValues options = merged(rule.options, call_options);
-            const Verdict verdict = mechanism ? check(*mechanism, mechanism, needs, options) : Verdict{"missing", "unknown mechanism", std::nullopt};
+            const Verdict verdict = mechanism ? check(*mechanism, mechanism, needs, options)
+                                              : Verdict{"missing", "unknown mechanism", std::nullopt};
             if (verdict.check.empty()) {
                 selection.trace.push_back(std::move(step));
                 selection.mechanism = mechanism;
@@ -132,7 +150,8 @@ Result<Selection> MechanismSelector::select(const RuleVariables& variables, cons
                 return selection;
             }
             step.skipped_because = rule.mechanism + " " + verdict.reason;
-            selection.refusals.push_back("rule " + std::to_string(index) + ": " + rule.mechanism + " " + verdict.reason);
+            selection.refusals.push_back("rule " + std::to_string(index) + ": " + rule.mechanism + " " +
+                                         verdict.reason);
         }
         selection.trace.push_back(std::move(step));
     }
@@ -149,7 +168,8 @@ Result<Selection> MechanismSelector::select(const RuleVariables& variables, cons
             continue;
         }
         if (name == second && !service.allow_approximate && mechanism->numerics != ATTEND_EXACT) {
-            selection.refusals.push_back(name + ": is " + exactness_name(mechanism->numerics) + ", and allow_approximate is false");
+            selection.refusals.push_back(name + ": is " + exactness_name(mechanism->numerics) +
+                                         ", and allow_approximate is false");
             continue;
         }
         const Verdict verdict = check(*mechanism, mechanism, needs, call_options);
@@ -160,14 +180,17 @@ Result<Selection> MechanismSelector::select(const RuleVariables& variables, cons
         selection.mechanism = mechanism;
         selection.options = call_options;
         selection.rule = "threshold";
-        selection.rule_text = std::string("length ") + shown(length) + (is_long ? " > " : " <= ") + std::to_string(service.long_sequence_threshold);
-        selection.reason = "no rule selected; " + selection.rule_text + ", " + (name == service.default_mechanism ? "default" : "fallback") + " mechanism";
+        selection.rule_text = std::string("length ") + shown(length) + (is_long ? " > " : " <= ") +
+                              std::to_string(service.long_sequence_threshold);
+        selection.reason = "no rule selected; " + selection.rule_text + ", " +
+                           (name == service.default_mechanism ? "default" : "fallback") + " mechanism";
         break;
     }
     return selection;
 }
 
-Candidate MechanismSelector::describe(const MechanismPtr& mechanism, const Verdict& verdict, const NamedValues& options, std::string rule, std::string text) const {
+Candidate MechanismSelector::describe(const MechanismPtr& mechanism, const Verdict& verdict, const NamedValues& options,
+                                      std::string rule, std::string text) const {
     Candidate candidate;
     candidate.mechanism = mechanism->shadowed_by.empty() ? mechanism->name : mechanism->qualified_name();
     candidate.options = options;
@@ -199,7 +222,8 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
         seen.push_back(name);
         return true;
     };
-    const auto consider = [&](const MechanismPtr& mechanism, const NamedValues& options, const std::string& rule, const std::string& text, std::string reason) {
+    const auto consider = [&](const MechanismPtr& mechanism, const NamedValues& options, const std::string& rule,
+                              const std::string& text, std::string reason) {
         const std::string name = mechanism->shadowed_by.empty() ? mechanism->name : mechanism->qualified_name();
         if (!is_new(name)) return;
         const Verdict verdict = check(*mechanism, mechanism, needs, options);
@@ -212,7 +236,8 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
         result.recommendations.push_back(std::move(candidate));
     };
     if (selected->mechanism) {
-        result.selected = selected->mechanism->shadowed_by.empty() ? selected->mechanism->name : selected->mechanism->qualified_name();
+        result.selected = selected->mechanism->shadowed_by.empty() ? selected->mechanism->name
+                                                                   : selected->mechanism->qualified_name();
         consider(selected->mechanism, selected->options, selected->rule, selected->rule_text, selected->reason);
     }
     for (std::size_t index = 0; index < config_.rules.size(); ++index) {
@@ -220,9 +245,11 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
         const Result<bool> holds = rule.condition.evaluate(variables);
         if (!holds || !*holds) continue;
         if (const MechanismPtr mechanism = registry_->find(rule.mechanism))
-            consider(mechanism, rule.options, std::to_string(index), rule.condition_text, "rule " + std::to_string(index) + " (" + rule.condition_text + ")");
+            consider(mechanism, rule.options, std::to_string(index), rule.condition_text,
+                     "rule " + std::to_string(index) + " (" + rule.condition_text + ")");
     }
-    for (const auto& [name, what] : {std::pair(config_.service.default_mechanism, "default mechanism"), std::pair(config_.service.fallback_mechanism, "fallback mechanism")})
+    for (const auto& [name, what] : {std::pair(config_.service.default_mechanism, "default mechanism"),
+                                     std::pair(config_.service.fallback_mechanism, "fallback mechanism")})
         if (const MechanismPtr mechanism = registry_->find(name)) consider(mechanism, {}, "default", what, what);
     // The rest by cost; without a prediction last, ties by name.
     const std::size_t ordered = result.recommendations.size();
@@ -230,16 +257,22 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
         // Causal by default is another function than the one asked for, unless it can be switched off.
         const OptionSpec* causal = mechanism->find_option("causal");
         const bool by_default = causal != nullptr && causal->default_value == Json(true) && !needs.causal;
-        consider(mechanism, by_default ? NamedValues{{"causal", false}} : NamedValues{}, "candidate", "registered", "passes every check");
+        consider(mechanism, by_default ? NamedValues{{"causal", false}} : NamedValues{}, "candidate", "registered",
+                 "passes every check");
     }
-    const auto cost = [](const Candidate& candidate) { return candidate.est_time_ms.value_or(candidate.est_flops.value_or(std::numeric_limits<double>::infinity())); };
+    const auto cost = [](const Candidate& candidate) {
+        return candidate.est_time_ms.value_or(candidate.est_flops.value_or(std::numeric_limits<double>::infinity()));
+    };
     std::sort(result.recommendations.begin() + static_cast<std::ptrdiff_t>(ordered), result.recommendations.end(),
-              [&](const Candidate& a, const Candidate& b) { return std::pair(cost(a), a.mechanism) < std::pair(cost(b), b.mechanism); });
+              [&](const Candidate& a, const Candidate& b) {
+                  return std::pair(cost(a), a.mechanism) < std::pair(cost(b), b.mechanism);
+              });
     if (result.recommendations.size() > most_recommendations) result.recommendations.resize(most_recommendations);
     return result;
 }
 
-std::vector<Error> check_rule(const RegistrySnapshot& registry, const std::string& mechanism, const NamedValues& options, const std::string& place) {
+std::vector<Error> check_rule(const RegistrySnapshot& registry, const std::string& mechanism,
+                              const NamedValues& options, const std::string& place) {
     const Result<MechanismPtr> found = registry.get(mechanism, place + ".mechanism");
     if (!found) return {Error{ErrorCode::rule, found.error().message, found.error().hint}};
     std::vector<Error> problems;

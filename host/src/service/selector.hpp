@@ -48,8 +48,10 @@ private:
         std::string check, reason;  // empty: passes
         std::optional<Estimate> estimate;
     };
-    [[nodiscard]] Verdict check(const MechanismRecord& mechanism, const MechanismPtr& pointer, const RequestNeeds& needs, const NamedValues& options) const;
-    [[nodiscard]] Candidate describe(const MechanismPtr& mechanism, const Verdict& verdict, const NamedValues& options, std::string rule, std::string text) const;
+    [[nodiscard]] Verdict check(const MechanismRecord& mechanism, const MechanismPtr& pointer,
+                                const RequestNeeds& needs, const NamedValues& options) const;
+    [[nodiscard]] Candidate describe(const MechanismPtr& mechanism, const Verdict& verdict, const NamedValues& options,
+                                     std::string rule, std::string text) const;
 
     std::shared_ptr<const RegistrySnapshot> registry_;
     const Config& config_;
@@ -57,6 +59,7 @@ private:
 };
 
 // Checks that the mechanism of a rule exists and takes the rule's options; every problem found.
-[[nodiscard]] std::vector<Error> check_rule(const RegistrySnapshot& registry, const std::string& mechanism, const NamedValues& options, const std::string& place);
+[[nodiscard]] std::vector<Error> check_rule(const RegistrySnapshot& registry, const std::string& mechanism,
+                                            const NamedValues& options, const std::string& place);
 
 }  // namespace attend

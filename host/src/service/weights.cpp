@@ -24,7 +24,8 @@ Words philox(Words counter, std::uint32_t key0, std::uint32_t key1) {
 }
 
 Words words_of(std::uint64_t group, std::uint64_t seed, RandomDomain domain, std::uint32_t hash) {
-    return philox({static_cast<std::uint32_t>(group), static_cast<std::uint32_t>(group >> 32), hash, static_cast<std::uint32_t>(domain) << 24},
+    return philox({static_cast<std::uint32_t>(group), static_cast<std::uint32_t>(group >> 32), hash,
+                   static_cast<std::uint32_t>(domain) << 24},
                   static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
 }
 
@@ -56,10 +57,11 @@ void fill_uniform(float* out, std::int64_t count, std::uint64_t seed, std::uint3
     });
 }
 
-void fill_scaled_normal(float* out, std::int64_t count, std::uint64_t seed, RandomDomain domain, std::uint32_t hash, double mean,
-                        double deviation, double clamp) {
+void fill_scaled_normal(float* out, std::int64_t count, std::uint64_t seed, RandomDomain domain, std::uint32_t hash,
+                        double mean, double deviation, double clamp) {
     for_each_group(count, [&](std::int64_t first, std::int64_t n) {
-        const std::array<double, 4> values = normals(words_of(static_cast<std::uint64_t>(first / 4), seed, domain, hash));
+        const std::array<double, 4> values =
+            normals(words_of(static_cast<std::uint64_t>(first / 4), seed, domain, hash));
         for (std::int64_t lane = 0; lane < n; ++lane) {
             // The normal number is a float by itself; scale and shift act on it.
             const float z = static_cast<float>(std::clamp(values[static_cast<std::size_t>(lane)], -clamp, clamp));
@@ -69,13 +71,18 @@ void fill_scaled_normal(float* out, std::int64_t count, std::uint64_t seed, Rand
 }
 
 // Columns of an m x m normal matrix made orthonormal, Gram-Schmidt run twice: Q of G = QR with a positive diagonal.
-std::vector<double> orthonormal(std::int64_t rows, std::int64_t cols, std::uint64_t seed, std::uint32_t hash, std::int64_t offset) {
+std::vector<double> orthonormal(std::int64_t rows, std::int64_t cols, std::uint64_t seed, std::uint32_t hash,
+                                std::int64_t offset) {
     std::vector<double> q(static_cast<std::size_t>(rows * cols));
     for (std::int64_t at = 0; at < rows * cols; ++at) {
         const std::int64_t element = offset + at;
-        q[static_cast<std::size_t>(at)] = normals(words_of(static_cast<std::uint64_t>(element / 4), seed, RandomDomain::init, hash))[static_cast<std::size_t>(element % 4)];
+        q[static_cast<std::size_t>(at)] =
+            normals(words_of(static_cast<std::uint64_t>(element / 4), seed, RandomDomain::init,
+                             hash))[static_cast<std::size_t>(element % 4)];
     }
-    const auto entry = [&](std::int64_t r, std::int64_t c) -> double& { return q[static_cast<std::size_t>(r * cols + c)]; };
+    const auto entry = [&](std::int64_t r, std::int64_t c) -> double& {
+        return q[static_cast<std::size_t>(r * cols + c)];
+    };
     for (std::int64_t c = 0; c < cols; ++c) {
         for (int pass = 0; pass < 2; ++pass)
             for (std::int64_t before = 0; before < c; ++before) {
@@ -115,7 +122,9 @@ Result<Tensor> initialise(const Initialiser& init, const std::vector<std::int64_
     const std::int64_t before_last = shape.size() < 2 ? last : shape[shape.size() - 2];
     const auto fan_in = static_cast<double>(shape.size() < 2 ? last : out_first ? last : before_last);
     const auto fan_out = static_cast<double>(shape.size() < 2 ? last : out_first ? before_last : last);
-    const auto argument = [&](std::size_t at, double otherwise) { return at < init.arguments.size() ? init.arguments[at] : otherwise; };
+    const auto argument = [&](std::size_t at, double otherwise) {
+        return at < init.arguments.size() ? init.arguments[at] : otherwise;
+    };
     const double gain = argument(0, 1.0);
     constexpr double unlimited = 1e300;
     const auto uniform = [&](double low, double high) { fill_uniform(data, count, seed, hash, low, high); };
@@ -123,17 +132,21 @@ Result<Tensor> initialise(const Initialiser& init, const std::vector<std::int64_
         fill_scaled_normal(data, count, seed, RandomDomain::init, hash, mean, deviation, clamp);
     };
     if (init.name == "zeros") return tensor;
-    if (init.name == "ones") std::fill_n(data, count, 1.0f);
-    else if (init.name == "constant" || init.name == "const") std::fill_n(data, count, static_cast<float>(argument(0, 0.0)));
+    if (init.name == "ones")
+        std::fill_n(data, count, 1.0f);
+    else if (init.name == "constant" || init.name == "const")
+        std::fill_n(data, count, static_cast<float>(argument(0, 0.0)));
     else if (init.name == "identity") {
         for (std::int64_t at = 0; at < count; ++at) {
             const std::int64_t column = at % last, row = at / last % before_last;
             data[at] = row == column ? 1.0f : 0.0f;
         }
     } else if (init.name == "uniform") {
-        init.arguments.size() < 2 ? uniform(-argument(0, 1.0), argument(0, 1.0)) : uniform(argument(0, 0.0), argument(1, 1.0));
+        init.arguments.size() < 2 ? uniform(-argument(0, 1.0), argument(0, 1.0))
+                                  : uniform(argument(0, 0.0), argument(1, 1.0));
     } else if (init.name == "normal") {
-        init.arguments.size() < 2 ? normal(0.0, argument(0, 1.0), unlimited) : normal(argument(0, 0.0), argument(1, 1.0), unlimited);
+        init.arguments.size() < 2 ? normal(0.0, argument(0, 1.0), unlimited)
+                                  : normal(argument(0, 0.0), argument(1, 1.0), unlimited);
     } else if (init.name == "xavierUniform" || init.name == "xavier") {
         const double bound = gain * std::sqrt(6.0 / (fan_in + fan_out));
         uniform(-bound, bound);
@@ -152,7 +165,8 @@ Result<Tensor> initialise(const Initialiser& init, const std::vector<std::int64_
             const std::vector<double> q = orthonormal(side, side, seed, hash, matrix * side * side);
             for (std::int64_t row = 0; row < before_last; ++row)
                 for (std::int64_t column = 0; column < last; ++column)
-                    data[(matrix * before_last + row) * last + column] = static_cast<float>(gain * q[static_cast<std::size_t>(row * side + column)]);
+                    data[(matrix * before_last + row) * last + column] =
+                        static_cast<float>(gain * q[static_cast<std::size_t>(row * side + column)]);
         }
     } else {
         return Error{ErrorCode::plugin, name + ": unknown initialiser \"" + init.name + "\"", ""};

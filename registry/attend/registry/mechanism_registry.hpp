@@ -32,9 +32,10 @@ struct MechanismRecord {
     std::size_t own_options{0};
     std::vector<PortRecord> ports;
     std::string plugin_id, plugin_version, plugin_path;
-    std::string backend;     // the instruction set that the plugin chose
-    bool built_in{false};    // its short name is reserved
-    std::string shadowed_by; // not empty: reachable by qualified name only, and this is the plugin that has the short name
+    std::string backend;   // the instruction set that the plugin chose
+    bool built_in{false};  // its short name is reserved
+    std::string
+        shadowed_by;  // not empty: reachable by qualified name only, and this is the plugin that has the short name
 
     const attend_mechanism* functions{};
     attend_lib* lib{};

@@ -4,7 +4,11 @@
 
 namespace {
 const specs::Registration spec({.mechanism = "cross-attention",
-                                .oracle = [](const specs::Call& call) { return specs::dense(call, [](const specs::Place&) { return true; }, false, false); },
+                                .oracle =
+                                    [](const specs::Call& call) {
+                                        return specs::dense(
+                                            call, [](const specs::Place&) { return true; }, false, false);
+                                    },
                                 .variants = {{{"softcap", 3.0}}, {{"scale", -0.2}}, {{"dropout", 0.5}, {"seed", 1}}},
                                 .causal = false});
 }

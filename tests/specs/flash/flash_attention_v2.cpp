@@ -4,7 +4,11 @@
 
 namespace {
 const specs::Registration spec({.mechanism = "flash-attention-v2",
-                                .oracle = [](const specs::Call& call) { return specs::dense(call, [](const specs::Place&) { return true; }, true, true); },
+                                .oracle =
+                                    [](const specs::Call& call) {
+                                        return specs::dense(
+                                            call, [](const specs::Place&) { return true; }, true, true);
+                                    },
                                 .variants = {{{"causal", true}},
                                              {{"causal", true}, {"causal_alignment", "top-left"}},
                                              {{"causal", true}, {"causal_offset", 3}},

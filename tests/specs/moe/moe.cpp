@@ -17,23 +17,30 @@ std::uint32_t hash_of(const std::string& name) {
     return hash;
 }
 std::uint32_t init_word(std::uint64_t seed, std::uint32_t hash, std::uint64_t element) {
-    return oracle::philox_word(seed, static_cast<std::uint32_t>(element / 4), static_cast<std::uint32_t>((element / 4) >> 32), hash, 2u << 24, static_cast<int>(element % 4));
+    return oracle::philox_word(seed, static_cast<std::uint32_t>(element / 4),
+                               static_cast<std::uint32_t>((element / 4) >> 32), hash, 2u << 24,
+                               static_cast<int>(element % 4));
 }
 std::vector<float> uniform_weight(const std::string& name, std::size_t count, double bound, std::uint64_t seed) {
     std::vector<float> w(count);
     const float a = static_cast<float>(-bound), b = static_cast<float>(bound);
     for (std::size_t e = 0; e < count; ++e)
-        w[e] = a + (b - a) * static_cast<float>(static_cast<double>(init_word(seed, hash_of("moe-attention/" + name), e) >> 8) * 0x1p-24);
+        w[e] =
+            a + (b - a) * static_cast<float>(
+                              static_cast<double>(init_word(seed, hash_of("moe-attention/" + name), e) >> 8) * 0x1p-24);
     return w;
 }
 std::vector<float> normal_weight(const std::string& name, std::size_t count, double sd, std::uint64_t seed) {
     std::vector<float> w(count);
     for (std::size_t e = 0; e < count; ++e) {
         const std::uint64_t pair = e / 2 * 2;
-        const double u = (static_cast<double>(init_word(seed, hash_of("moe-attention/" + name), pair) >> 8) + 1.0) * 0x1p-24;
-        const double v = static_cast<double>(init_word(seed, hash_of("moe-attention/" + name), pair + 1) >> 8) * 0x1p-24;
+        const double u =
+            (static_cast<double>(init_word(seed, hash_of("moe-attention/" + name), pair) >> 8) + 1.0) * 0x1p-24;
+        const double v =
+            static_cast<double>(init_word(seed, hash_of("moe-attention/" + name), pair + 1) >> 8) * 0x1p-24;
         const double radius = std::sqrt(-2.0 * std::log(u)), angle = 2.0 * std::numbers::pi * v;
-        w[e] = static_cast<float>(sd * static_cast<double>(static_cast<float>(e % 2 == 0 ? radius * std::cos(angle) : radius * std::sin(angle))));
+        w[e] = static_cast<float>(sd * static_cast<double>(static_cast<float>(e % 2 == 0 ? radius * std::cos(angle)
+                                                                                         : radius * std::sin(angle))));
     }
     return w;
 }
@@ -49,7 +56,8 @@ struct Route {
     }
 };
 
-Route route(const Call& call, const std::vector<double>& token, const std::vector<float>& wr, std::size_t experts, std::size_t top_k) {
+Route route(const Call& call, const std::vector<double>& token, const std::vector<float>& wr, std::size_t experts,
+            std::size_t top_k) {
     std::vector<float> z(experts);
     for (std::size_t e = 0; e < experts; ++e) {
         double sum = 0.0;
@@ -63,7 +71,8 @@ Route route(const Call& call, const std::vector<double>& token, const std::vecto
     double total = 0.0;
     std::vector<double> p(experts);
     for (std::size_t e = 0; e < experts; ++e) total += p[e] = std::exp(static_cast<double>(z[e]) - largest);
-    for (std::size_t e = 0; e < experts; ++e) p[e] = call.word("gate") == "sigmoid" ? 1.0 / (1.0 + std::exp(-static_cast<double>(z[e]))) : p[e] / total;
+    for (std::size_t e = 0; e < experts; ++e)
+        p[e] = call.word("gate") == "sigmoid" ? 1.0 / (1.0 + std::exp(-static_cast<double>(z[e]))) : p[e] / total;
     Route chosen;
     double sum = 0.0;
     for (std::size_t rank = 0; rank < top_k; ++rank) sum += p[order[rank]];
@@ -76,7 +85,8 @@ Route route(const Call& call, const std::vector<double>& token, const std::vecto
 
 void rotate(std::vector<double>& row, std::int64_t position, std::size_t dim, double base, bool half) {
     for (std::size_t t = 0; t < dim / 2; ++t) {
-        const double angle = static_cast<double>(position) * std::pow(base, -2.0 * static_cast<double>(t) / static_cast<double>(dim));
+        const double angle =
+            static_cast<double>(position) * std::pow(base, -2.0 * static_cast<double>(t) / static_cast<double>(dim));
         double &a = row[half ? t : 2 * t], &b = row[half ? t + dim / 2 : 2 * t + 1];
         const double x = a * std::cos(angle) - b * std::sin(angle);
         b = b * std::cos(angle) + a * std::sin(angle);
@@ -88,27 +98,37 @@ Expected moe(const Call& call) {
     const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
     const specs::ForwardInputs& in = *call.inputs;
     const specs::Tensor &query = in.query, &key = in.key ? *in.key : query, &value = in.value ? *in.value : key;
-    const std::int64_t batch = query.shape[0], hq = query.shape[1], nq = query.shape[2], d = query.shape[3], hkv = key.shape[1], nk = key.shape[2], dv = value.shape[3];
+    const std::int64_t batch = query.shape[0], hq = query.shape[1], nq = query.shape[2], d = query.shape[3],
+                       hkv = key.shape[1], nk = key.shape[2], dv = value.shape[3];
     const std::size_t mq = size(hq * d), mk = size(hkv * d), mv = size(hkv * dv), mo = size(hq * dv);
-    const std::size_t experts = size(static_cast<std::int64_t>(call.number("num_experts", 8))), heads = size(static_cast<std::int64_t>(call.number("expert_heads", 1)));
-    const std::size_t de = size(static_cast<std::int64_t>(call.number("expert_dim", static_cast<double>(d)))), ve = size(static_cast<std::int64_t>(call.number("expert_value_dim", static_cast<double>(dv))));
-    const std::size_t top_k = size(static_cast<std::int64_t>(call.number("top_k", static_cast<double>(std::min<std::size_t>(2, experts)))));
+    const std::size_t experts = size(static_cast<std::int64_t>(call.number("num_experts", 8))),
+                      heads = size(static_cast<std::int64_t>(call.number("expert_heads", 1)));
+    const std::size_t de = size(static_cast<std::int64_t>(call.number("expert_dim", static_cast<double>(d)))),
+                      ve = size(static_cast<std::int64_t>(call.number("expert_value_dim", static_cast<double>(dv))));
+    const std::size_t top_k =
+        size(static_cast<std::int64_t>(call.number("top_k", static_cast<double>(std::min<std::size_t>(2, experts)))));
     const bool global = call.word("scope") == "global";
     const bool shared = call.optional_given("share_kv") ? call.flag("share_kv") : global;
     const auto seed = static_cast<std::uint64_t>(call.number("weight_seed", 0));
-    const auto xavier = [](std::size_t a, std::size_t b, double gain) { return gain * std::sqrt(6.0 / static_cast<double>(a + b)); };
-    const auto wr = normal_weight("Wr", mq * experts, 0.02, seed), wrk = mk == mq ? wr : normal_weight("WrK", mk * experts, 0.02, seed);
+    const auto xavier = [](std::size_t a, std::size_t b, double gain) {
+        return gain * std::sqrt(6.0 / static_cast<double>(a + b));
+    };
+    const auto wr = normal_weight("Wr", mq * experts, 0.02, seed),
+               wrk = mk == mq ? wr : normal_weight("WrK", mk * experts, 0.02, seed);
     const std::size_t kv_experts = shared ? 1 : experts;
-    const auto wq = uniform_weight("Wq", experts * heads * mq * de, xavier(mq, de, 1.0), seed), wk = uniform_weight("Wk", kv_experts * heads * mk * de, xavier(mk, de, 1.0), seed),
+    const auto wq = uniform_weight("Wq", experts * heads * mq * de, xavier(mq, de, 1.0), seed),
+               wk = uniform_weight("Wk", kv_experts * heads * mk * de, xavier(mk, de, 1.0), seed),
                wv = uniform_weight("Wv", kv_experts * heads * mv * ve, xavier(mv, ve, 1.0), seed),
-               wo = uniform_weight("Wo", experts * heads * ve * mo, xavier(ve, mo, 1.0 / std::sqrt(static_cast<double>(heads))), seed);
+               wo = uniform_weight("Wo", experts * heads * ve * mo,
+                                   xavier(ve, mo, 1.0 / std::sqrt(static_cast<double>(heads))), seed);
     const auto token = [&](const specs::Tensor& tensor, std::int64_t b, std::int64_t n) {
         std::vector<double> row;
         for (std::int64_t h = 0; h < tensor.shape[1]; ++h)
             for (std::int64_t c = 0; c < tensor.shape[3]; ++c) row.push_back(oracle::View{&tensor}(b, h, n, c));
         return row;
     };
-    const auto project = [](const std::vector<double>& row, const std::vector<float>& w, std::size_t at, std::size_t width) {
+    const auto project = [](const std::vector<double>& row, const std::vector<float>& w, std::size_t at,
+                            std::size_t width) {
         std::vector<double> out(width, 0.0);
         for (std::size_t m = 0; m < row.size(); ++m)
             for (std::size_t c = 0; c < width; ++c) out[c] += row[m] * static_cast<double>(w[at + m * width + c]);
@@ -121,9 +141,11 @@ Expected moe(const Call& call) {
     Expected expected;
     expected.o.assign(size(batch * hq * nq * dv), 0.0);
     for (std::int64_t b = 0; b < batch; ++b) {
-        const std::int64_t lq = specs::length_of(in.query_lengths, b, nq), lk = specs::length_of(in.key_lengths, b, nk), offset = specs::offset_of(call, b);
+        const std::int64_t lq = specs::length_of(in.query_lengths, b, nq), lk = specs::length_of(in.key_lengths, b, nk),
+                           offset = specs::offset_of(call, b);
         std::vector<Route> query_routes, key_routes;
-        for (std::int64_t i = 0; i < lq; ++i) query_routes.push_back(route(call, token(query, b, i), wr, experts, top_k));
+        for (std::int64_t i = 0; i < lq; ++i)
+            query_routes.push_back(route(call, token(query, b, i), wr, experts, top_k));
         for (std::int64_t j = 0; j < lk; ++j) key_routes.push_back(route(call, token(key, b, j), wrk, experts, top_k));
         std::vector<std::vector<double>> y(size(nq), std::vector<double>(mo, 0.0));
         for (std::size_t e = 0; e < experts; ++e) {
@@ -142,21 +164,42 @@ Expected moe(const Call& call) {
                     std::vector<double> q = project(token(query, b, i), wq, (e * heads + a) * mq * de, de);
                     if (rope != "none") rotate(q, i + offset, rope_dim, base, rope == "half");
                     // The row through the dense oracle, so that the common rules are written once.
-                    oracle::Dense x{1, 1, 1, 1, nk, static_cast<std::int64_t>(de), static_cast<std::int64_t>(ve), {}, {}, {}, {}, {}, 0, 0, 0, 0, 0};
+                    oracle::Dense x{1,
+                                    1,
+                                    1,
+                                    1,
+                                    nk,
+                                    static_cast<std::int64_t>(de),
+                                    static_cast<std::int64_t>(ve),
+                                    {},
+                                    {},
+                                    {},
+                                    {},
+                                    {},
+                                    0,
+                                    0,
+                                    0,
+                                    0,
+                                    0};
                     x.q = [&](auto, auto, auto, std::int64_t c) { return q[size(c)]; };
                     x.k = [&](auto, auto, std::int64_t j, std::int64_t c) { return k[size(j)][size(c)]; };
                     x.v = [&](auto, auto, std::int64_t j, std::int64_t c) { return v[size(j)][size(c)]; };
-                    x.scale = call.number("scale", 0.0) == 0.0 ? 1.0 / std::sqrt(static_cast<double>(de)) : call.number("scale", 0.0);
+                    x.scale = call.number("scale", 0.0) == 0.0 ? 1.0 / std::sqrt(static_cast<double>(de))
+                                                               : call.number("scale", 0.0);
                     x.softcap = call.number("softcap", 0.0);
                     const std::int64_t position = i + offset;
-                    auto left = static_cast<std::int64_t>(call.number("window_left", -1)), right = static_cast<std::int64_t>(call.number("window_right", -1));
-                    if (left < 0 && right < 0 && call.number("window_size", 0) > 0) left = static_cast<std::int64_t>(call.number("window_size", 0)), right = call.flag("causal") ? 0 : left;
+                    auto left = static_cast<std::int64_t>(call.number("window_left", -1)),
+                         right = static_cast<std::int64_t>(call.number("window_right", -1));
+                    if (left < 0 && right < 0 && call.number("window_size", 0) > 0)
+                        left = static_cast<std::int64_t>(call.number("window_size", 0)),
+                        right = call.flag("causal") ? 0 : left;
                     const auto at = [&](const specs::Tensor& tensor, std::int64_t j) {
                         const std::size_t rank = tensor.shape.size();
                         const std::int64_t index4[4] = {b, 0, i, j}, index3[3] = {b, i, j};
                         std::int64_t where = 0;
                         for (std::size_t axis = 0; axis < rank; ++axis)
-                            if (tensor.shape[axis] != 1) where += (rank == 3 ? index3[axis] : index4[4 - rank + axis]) * tensor.strides[axis];
+                            if (tensor.shape[axis] != 1)
+                                where += (rank == 3 ? index3[axis] : index4[4 - rank + axis]) * tensor.strides[axis];
                         return where;
                     };
                     x.visible = [&](auto, auto, auto, std::int64_t j) {
@@ -164,7 +207,10 @@ Expected moe(const Call& call) {
                         if ((left >= 0 && j < position - left) || (right >= 0 && j > position + right)) return false;
                         return !in.mask || in.mask->as<const std::uint8_t>()[at(*in.mask, j)] != 0;
                     };
-                    if (in.bias) x.bias = [&](auto, auto, auto, std::int64_t j) { return static_cast<double>(in.bias->as<const float>()[at(*in.bias, j)]); };
+                    if (in.bias)
+                        x.bias = [&](auto, auto, auto, std::int64_t j) {
+                            return static_cast<double>(in.bias->as<const float>()[at(*in.bias, j)]);
+                        };
                     const oracle::Result r = oracle::attention(x);
                     const std::vector<double> f = project(r.o, wo, (e * heads + a) * ve * mo, mo);
                     for (std::size_t m = 0; m < mo; ++m) y[size(i)][m] += gate * f[m];
@@ -181,17 +227,30 @@ Expected moe(const Call& call) {
     return expected;
 }
 
-const specs::Registration spec({.mechanism = "moe-attention",
-                                .oracle = moe,
-                                .variants = {{{"causal", true}}, {{"num_experts", 1}}, {{"num_experts", 4}, {"top_k", 3}}, {{"scope", "global"}}, {{"scope", "global"}, {"share_kv", false}},
-                                             {{"share_kv", true}}, {{"gate", "sigmoid"}}, {{"gate_norm", "none"}}, {{"rope", "half"}}, {{"rope", "interleaved"}, {"rope_dim", 4}, {"rope_base", 100}},
-                                             {{"expert_heads", 2}, {"expert_dim", 4}, {"expert_value_dim", 3}}, {{"window_size", 4}}, {{"softcap", 0.5}}, {{"residual", true}}, {{"weight_seed", 99}},
-                                             {{"num_experts", 3}, {"top_k", 3}}},
-                                .exempt = {{"ones", "values pass through projections"},
-                                           {"gqa", "heads are merged into tokens, so repeating key heads changes their width"},
-                                           {"head masks", "mask and bias are head-broadcast"},
-                                           {"hidden keys", "an unmasked router reads every valid key; padding has a test of its own"},
-                                           {"causal future", "keys after the cut are routed, and NaN logits are refused"}},
-                                .tolerance = 1e-5});
+const specs::Registration spec(
+    {.mechanism = "moe-attention",
+     .oracle = moe,
+     .variants = {{{"causal", true}},
+                  {{"num_experts", 1}},
+                  {{"num_experts", 4}, {"top_k", 3}},
+                  {{"scope", "global"}},
+                  {{"scope", "global"}, {"share_kv", false}},
+                  {{"share_kv", true}},
+                  {{"gate", "sigmoid"}},
+                  {{"gate_norm", "none"}},
+                  {{"rope", "half"}},
+                  {{"rope", "interleaved"}, {"rope_dim", 4}, {"rope_base", 100}},
+                  {{"expert_heads", 2}, {"expert_dim", 4}, {"expert_value_dim", 3}},
+                  {{"window_size", 4}},
+                  {{"softcap", 0.5}},
+                  {{"residual", true}},
+                  {{"weight_seed", 99}},
+                  {{"num_experts", 3}, {"top_k", 3}}},
+     .exempt = {{"ones", "values pass through projections"},
+                {"gqa", "heads are merged into tokens, so repeating key heads changes their width"},
+                {"head masks", "mask and bias are head-broadcast"},
+                {"hidden keys", "an unmasked router reads every valid key; padding has a test of its own"},
+                {"causal future", "keys after the cut are routed, and NaN logits are refused"}},
+     .tolerance = 1e-5});
 
 }  // namespace

@@ -4,6 +4,14 @@
 
 namespace {
 const specs::Registration spec({.mechanism = "standard-mha",
-                                .oracle = [](const specs::Call& call) { return specs::dense(call, [](const specs::Place&) { return true; }, true, true); },
-                                .variants = {{{"causal", true}}, {{"window_size", 4}}, {{"softcap", 2.0}}, {{"dropout", 0.1}, {"seed", 3}}, {{"causal", true}, {"window_left", 2}}}});
+                                .oracle =
+                                    [](const specs::Call& call) {
+                                        return specs::dense(
+                                            call, [](const specs::Place&) { return true; }, true, true);
+                                    },
+                                .variants = {{{"causal", true}},
+                                             {{"window_size", 4}},
+                                             {{"softcap", 2.0}},
+                                             {{"dropout", 0.1}, {"seed", 3}},
+                                             {{"causal", true}, {"window_left", 2}}}});
 }

@@ -66,12 +66,11 @@ TEST_CASE_METHOD(Fixture, "safetensors: unaligned data is legal and copied") {
 }
 
 TEST_CASE_METHOD(Fixture, "safetensors: entries may stand in any order, and empty tensors anywhere between") {
-    const TensorFile file = accepted(file_of(
-        R"({"late":{"dtype":"U8","shape":[4],"data_offsets":[4,8]},)"
-                R"("empty":{"dtype":"F64","shape":[0,3],"data_offsets":[4,4]},)"
-        R"("end":{"dtype":"U8","shape":[0],"data_offsets":[8,8]},)"
-                R"("early":{"data_offsets":[0,4],"shape":[2,2],"dtype":"I8"}})",
-        eight));
+    const TensorFile file = accepted(file_of(R"({"late":{"dtype":"U8","shape":[4],"data_offsets":[4,8]},)"
+                                             R"("empty":{"dtype":"F64","shape":[0,3],"data_offsets":[4,4]},)"
+                                             R"("end":{"dtype":"U8","shape":[0],"data_offsets":[8,8]},)"
+                                             R"("early":{"data_offsets":[0,4],"shape":[2,2],"dtype":"I8"}})",
+                                             eight));
     REQUIRE(file.tensors.size() == 4);
     CHECK(file.tensors[0].first == "late");
     CHECK(std::memcmp(file.find("late")->data, "efgh", 4) == 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The linear engine against the quadratic form: every map and stabiliser, awkward sizes, masks, lengths, offsets, strides,
-// and random mixtures of all.
+// The linear engine against the quadratic form: every map and stabiliser, awkward sizes, masks, lengths, offsets,
+// strides, and random mixtures of all.
 #include "unit/linear/support.hpp"
 
 namespace attend::linear_test {
@@ -29,8 +29,9 @@ void choose_map(LinearCase& c, Random& random, uint32_t kind) {
     }
 }
 
-constexpr uint32_t every_map[] = {ATTEND_FEATURES_ELU,        ATTEND_FEATURES_RELU, ATTEND_FEATURES_DPFP,          ATTEND_FEATURES_SOFTMAX,
-                                  ATTEND_FEATURES_HYPERBOLIC, ATTEND_FEATURES_TRIG, ATTEND_FEATURES_PROJECTED_RELU};
+constexpr uint32_t every_map[] = {ATTEND_FEATURES_ELU,           ATTEND_FEATURES_RELU,       ATTEND_FEATURES_DPFP,
+                                  ATTEND_FEATURES_SOFTMAX,       ATTEND_FEATURES_HYPERBOLIC, ATTEND_FEATURES_TRIG,
+                                  ATTEND_FEATURES_PROJECTED_RELU};
 
 TEST_CASE("linear engine: awkward lengths", "[linear]") {
     uint64_t seed = 1;
@@ -146,14 +147,17 @@ TEST_CASE("linear engine: a hidden key is not touched, a later one changes nothi
                     for (int64_t key = 0; key < c.kv_len; ++key) {
                         const bool hidden = c.mask_data[static_cast<size_t>(key)] == 0;
                         if (!hidden && key < from) continue;
-                        const float bad = key % 3 == 0 ? std::numeric_limits<float>::infinity() : key % 3 == 1 ? nan_value : 1e30f;
+                        const float bad = key % 3 == 0   ? std::numeric_limits<float>::infinity()
+                                          : key % 3 == 1 ? nan_value
+                                                         : 1e30f;
                         wild.k[static_cast<size_t>((head * c.kv_len + key) * c.head_dim)] = bad;
                         wild.v[static_cast<size_t>((head * c.kv_len + key) * c.value_dim)] = bad;
                     }
                 const EngineResult other = run_engine(entry, wild, 1);
                 REQUIRE(other.status == ATTEND_OK);
                 for (int64_t head = 0; head < c.q_heads; ++head) {
-                    const auto first = static_cast<size_t>(head * c.q_len * c.value_dim), count = static_cast<size_t>(from * c.value_dim);
+                    const auto first = static_cast<size_t>(head * c.q_len * c.value_dim),
+                               count = static_cast<size_t>(from * c.value_dim);
                     CHECK(std::memcmp(&plain.output[first], &other.output[first], count * sizeof(float)) == 0);
                     // The first row that sees a wild key is not finite.
                     int64_t row = from;
@@ -179,7 +183,8 @@ TEST_CASE("linear engine: wild keys match the oracle where rows cannot see them"
             REQUIRE(got.status == ATTEND_OK);
             // Rows that see NaN or infinity are not finite in both; the rest agrees.
             for (size_t at = 0; at < got.output.size(); ++at)
-                if (std::isfinite(expected.output[at])) CHECK(agrees(got.output[at], expected.output[at], expected.tolerance[at]));
+                if (std::isfinite(expected.output[at]))
+                    CHECK(agrees(got.output[at], expected.output[at], expected.tolerance[at]));
         });
     }
 }
@@ -197,12 +202,14 @@ TEST_CASE("linear engine: rows without keys are zero whatever they hold", "[line
         c.fill(kind);
         for (size_t key = 0; key < 3; ++key) c.mask_data[key] = 0;
         for (int64_t head = 0; head < c.q_heads; ++head)
-            for (int64_t row = 0; row < 11; ++row) c.q[static_cast<size_t>((head * c.q_len + row) * c.head_dim)] = nan_value;
+            for (int64_t row = 0; row < 11; ++row)
+                c.q[static_cast<size_t>((head * c.q_len + row) * c.head_dim)] = nan_value;
         for_each_entry([&](const Entry& entry) {
             const EngineResult got = run_engine(entry, c, 1);
             REQUIRE(got.status == ATTEND_OK);
             for (int64_t head = 0; head < c.q_heads; ++head)
-                for (int64_t at = 0; at < 11 * c.value_dim; ++at) CHECK(got.output[static_cast<size_t>(head * c.q_len * c.value_dim + at)] == 0.0f);
+                for (int64_t at = 0; at < 11 * c.value_dim; ++at)
+                    CHECK(got.output[static_cast<size_t>(head * c.q_len * c.value_dim + at)] == 0.0f);
             if (c.want_lse) CHECK(got.lse[10] == -std::numeric_limits<float>::infinity());
         });
     }

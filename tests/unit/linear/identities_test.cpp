@@ -5,9 +5,18 @@
 namespace attend::linear_test {
 namespace {
 
-std::vector<float> draw(const Entry& entry, int64_t width, int64_t rows, int64_t slots = 1, bool orthogonal = true, bool sqrt_norms = false,
-                        uint64_t seed = 0, uint32_t redraw = 0) {
-    const attend_random_features spec{"performer-attention/projection", "performer-attention/norms", seed, redraw, orthogonal, sqrt_norms, 0, slots, rows, width};
+std::vector<float> draw(const Entry& entry, int64_t width, int64_t rows, int64_t slots = 1, bool orthogonal = true,
+                        bool sqrt_norms = false, uint64_t seed = 0, uint32_t redraw = 0) {
+    const attend_random_features spec{"performer-attention/projection",
+                                      "performer-attention/norms",
+                                      seed,
+                                      redraw,
+                                      orthogonal,
+                                      sqrt_norms,
+                                      0,
+                                      slots,
+                                      rows,
+                                      width};
     std::vector<double> scratch(static_cast<size_t>(entry.draw_scratch(&spec)));
     std::vector<float> matrix(static_cast<size_t>(slots * rows * width));
     entry.draw(&spec, scratch.data(), matrix.data());
@@ -39,18 +48,23 @@ TEST_CASE("random features: blocks are orthogonal, lengths are as asked", "[line
                         for (int64_t b = a; b < rows && b / width == a / width; ++b) {
                             double dot = 0.0, size_a = 0.0, size_b = 0.0;
                             for (int64_t c = 0; c < width; ++c) {
-                                const auto x = static_cast<double>(omega[static_cast<size_t>((slot * rows + a) * width + c)]);
-                                const auto y = static_cast<double>(omega[static_cast<size_t>((slot * rows + b) * width + c)]);
+                                const auto x =
+                                    static_cast<double>(omega[static_cast<size_t>((slot * rows + a) * width + c)]);
+                                const auto y =
+                                    static_cast<double>(omega[static_cast<size_t>((slot * rows + b) * width + c)]);
                                 dot += x * y;
                                 size_a += x * x;
                                 size_b += y * y;
                             }
-                            if (a != b) CHECK(std::fabs(dot) <= 1e-6 * std::sqrt(size_a * size_b));
-                            else if (sqrt_norms) CHECK(dot == Approx(static_cast<double>(width)).epsilon(1e-6));
+                            if (a != b)
+                                CHECK(std::fabs(dot) <= 1e-6 * std::sqrt(size_a * size_b));
+                            else if (sqrt_norms)
+                                CHECK(dot == Approx(static_cast<double>(width)).epsilon(1e-6));
                         }
             }
         // A longer matrix begins with the shorter one; another redraw has nothing in common with it; slots differ.
-        const std::vector<float> a = draw(entry, 8, 8), b = draw(entry, 8, 24, 1), c = draw(entry, 8, 8, 1, true, false, 0, 1), d = draw(entry, 8, 8, 2);
+        const std::vector<float> a = draw(entry, 8, 8), b = draw(entry, 8, 24, 1),
+                                 c = draw(entry, 8, 8, 1, true, false, 0, 1), d = draw(entry, 8, 8, 2);
         for (size_t at = 0; at < a.size(); ++at) {
             CHECK(a[at] == b[at]);
             CHECK(a[at] == d[at]);
@@ -144,7 +158,8 @@ std::vector<float> output_of(const Entry& entry, const LinearCase& c) {
 
 void check_close(const std::vector<float>& a, const std::vector<float>& b, double limit) {
     REQUIRE(a.size() == b.size());
-    for (size_t at = 0; at < a.size(); ++at) CHECK(std::fabs(static_cast<double>(a[at]) - static_cast<double>(b[at])) <= limit);
+    for (size_t at = 0; at < a.size(); ++at)
+        CHECK(std::fabs(static_cast<double>(a[at]) - static_cast<double>(b[at])) <= limit);
 }
 
 TEST_CASE("linear: identities of the maps", "[linear]") {
@@ -171,7 +186,8 @@ TEST_CASE("linear: identities of the maps", "[linear]") {
         // Numerators alone are linear in the keys.
         LinearCase bare = c;
         bare.guard = ATTEND_GUARD_NUMERATOR;
-        const EngineResult a = run_engine(entry, bare, 1, Piece{0, -1, 0, 14, nullptr, false}), b = run_engine(entry, bare, 1, Piece{0, -1, 14, -1, nullptr, false});
+        const EngineResult a = run_engine(entry, bare, 1, Piece{0, -1, 0, 14, nullptr, false}),
+                           b = run_engine(entry, bare, 1, Piece{0, -1, 14, -1, nullptr, false});
         std::vector<float> added = a.output;
         for (size_t at = 0; at < added.size(); ++at) added[at] += b.output[at];
         check_close(output_of(entry, bare), added, 2e-4);
@@ -205,7 +221,8 @@ TEST_CASE("linear: identities of the maps", "[linear]") {
             const std::vector<float> full = output_of(entry, last);
             const auto width = static_cast<size_t>(last.value_dim), rows = static_cast<size_t>(last.q_len);
             for (size_t column = 0; column < width; ++column)
-                CHECK(std::fabs(static_cast<double>(causal[(rows - 1) * width + column] - full[(rows - 1) * width + column])) <= 1e-5);
+                CHECK(std::fabs(static_cast<double>(causal[(rows - 1) * width + column] -
+                                                    full[(rows - 1) * width + column])) <= 1e-5);
         }
     });
 }

@@ -23,8 +23,8 @@ LinearCase stream_case(uint32_t kind) {
     return c;
 }
 
-constexpr uint32_t streaming[] = {ATTEND_FEATURES_ELU, ATTEND_FEATURES_DPFP, ATTEND_FEATURES_SOFTMAX, ATTEND_FEATURES_HYPERBOLIC,
-                                  ATTEND_FEATURES_TRIG, ATTEND_FEATURES_PROJECTED_RELU};
+constexpr uint32_t streaming[] = {ATTEND_FEATURES_ELU,        ATTEND_FEATURES_DPFP, ATTEND_FEATURES_SOFTMAX,
+                                  ATTEND_FEATURES_HYPERBOLIC, ATTEND_FEATURES_TRIG, ATTEND_FEATURES_PROJECTED_RELU};
 
 TEST_CASE("linear state: causal pieces equal one call", "[linear]") {
     for (const uint32_t kind : streaming)
@@ -46,7 +46,9 @@ TEST_CASE("linear state: causal pieces equal one call", "[linear]") {
                 std::vector<std::vector<float>> outputs;
                 for (size_t at = 0; at + 1 < cuts.size(); ++at) {
                     const State before = state;
-                    const EngineResult part = run_engine(entry, piece, 1, Piece{cuts[at], cuts[at + 1], cuts[at], cuts[at + 1], at ? &before : nullptr, true});
+                    const EngineResult part =
+                        run_engine(entry, piece, 1,
+                                   Piece{cuts[at], cuts[at + 1], cuts[at], cuts[at + 1], at ? &before : nullptr, true});
                     INFO(part.text);
                     REQUIRE(part.status == ATTEND_OK);
                     state = part.state;
@@ -59,19 +61,24 @@ TEST_CASE("linear state: causal pieces equal one call", "[linear]") {
                             const auto whole_at = static_cast<size_t>((head * c.q_len + cuts[at]) * c.value_dim + i);
                             const float got = outputs[at][static_cast<size_t>(head * rows * c.value_dim + i)];
                             if (!agrees(got, expected.output[whole_at], expected.tolerance[whole_at])) {
-                                INFO("piece " << at << " head " << head << " element " << i << ": " << got << ", expected " << expected.output[whole_at]);
+                                INFO("piece " << at << " head " << head << " element " << i << ": " << got
+                                              << ", expected " << expected.output[whole_at]);
                                 CHECK(false);
                             }
                         }
                 }
                 // The states agree once their references do.
-                const int64_t columns = c.value_dim + 1, rows = static_cast<int64_t>(whole.state.sums.size()) / columns / static_cast<int64_t>(whole.state.scales.size() / 3);
+                const int64_t columns = c.value_dim + 1, rows = static_cast<int64_t>(whole.state.sums.size()) /
+                                                                columns /
+                                                                static_cast<int64_t>(whole.state.scales.size() / 3);
                 for (size_t unit = 0; unit * 3 < whole.state.scales.size(); ++unit) {
-                    const double shift = state.scales[unit * 3 + 1] + state.scales[unit * 3] - whole.state.scales[unit * 3 + 1] - whole.state.scales[unit * 3];
+                    const double shift = state.scales[unit * 3 + 1] + state.scales[unit * 3] -
+                                         whole.state.scales[unit * 3 + 1] - whole.state.scales[unit * 3];
                     CHECK(state.scales[unit * 3 + 2] == whole.state.scales[unit * 3 + 2]);
                     for (int64_t i = 0; i < rows * columns; ++i) {
                         const auto at = unit * static_cast<size_t>(rows * columns) + static_cast<size_t>(i);
-                        const double a = static_cast<double>(state.sums[at]) * std::exp(shift), b = static_cast<double>(whole.state.sums[at]);
+                        const double a = static_cast<double>(state.sums[at]) * std::exp(shift),
+                                     b = static_cast<double>(whole.state.sums[at]);
                         CHECK(std::fabs(a - b) <= 1e-4 * std::max(1.0, std::fabs(b)));
                     }
                 }
@@ -131,12 +138,15 @@ TEST_CASE("linear: halves of the keys merge by output and LSE", "[linear]") {
         c.fill(kind);
         for_each_entry([&](const Entry& entry) {
             const EngineResult whole = run_engine(entry, c, 1);
-            const EngineResult a = run_engine(entry, c, 1, Piece{0, -1, 0, 77, nullptr, false}), b = run_engine(entry, c, 1, Piece{0, -1, 77, -1, nullptr, false});
+            const EngineResult a = run_engine(entry, c, 1, Piece{0, -1, 0, 77, nullptr, false}),
+                               b = run_engine(entry, c, 1, Piece{0, -1, 77, -1, nullptr, false});
             for (size_t at = 0; at < whole.output.size(); ++at) {
                 const size_t row = at / static_cast<size_t>(c.value_dim);
-                const auto la = static_cast<double>(a.lse[row]), lb = static_cast<double>(b.lse[row]), most = std::max(la, lb);
+                const auto la = static_cast<double>(a.lse[row]), lb = static_cast<double>(b.lse[row]),
+                           most = std::max(la, lb);
                 const double wa = std::exp(la - most), wb = std::exp(lb - most);
-                const double merged = (wa * static_cast<double>(a.output[at]) + wb * static_cast<double>(b.output[at])) / (wa + wb);
+                const double merged =
+                    (wa * static_cast<double>(a.output[at]) + wb * static_cast<double>(b.output[at])) / (wa + wb);
                 CHECK(std::fabs(merged - static_cast<double>(whole.output[at])) <= 1e-5);
                 CHECK(std::fabs(most + std::log(wa + wb) - static_cast<double>(whole.lse[row])) <= 2e-5);
             }

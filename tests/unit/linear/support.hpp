@@ -27,12 +27,12 @@
 #else
 #define ATTEND_TEST_ENTRIES(X) X(neon)
 #endif
-#define ATTEND_TEST_DECLARE(entry)                                                                                    \
-    extern "C" int64_t attend_linear_features_##entry(const attend_linear_problem*);                                  \
-    extern "C" int64_t attend_linear_state_rows_##entry(const attend_linear_problem*);                                \
-    extern "C" uint64_t attend_linear_workspace_##entry(const attend_linear_problem*, uint32_t);                      \
-    extern "C" attend_status attend_linear_forward_##entry(const attend_linear_problem*, const attend_context*);      \
-    extern "C" uint64_t attend_draw_scratch_##entry(const attend_random_features*);                                   \
+#define ATTEND_TEST_DECLARE(entry)                                                                               \
+    extern "C" int64_t attend_linear_features_##entry(const attend_linear_problem*);                             \
+    extern "C" int64_t attend_linear_state_rows_##entry(const attend_linear_problem*);                           \
+    extern "C" uint64_t attend_linear_workspace_##entry(const attend_linear_problem*, uint32_t);                 \
+    extern "C" attend_status attend_linear_forward_##entry(const attend_linear_problem*, const attend_context*); \
+    extern "C" uint64_t attend_draw_scratch_##entry(const attend_random_features*);                              \
     extern "C" void attend_draw_features_##entry(const attend_random_features*, double*, float*);
 ATTEND_TEST_ENTRIES(ATTEND_TEST_DECLARE)
 
@@ -54,12 +54,19 @@ inline bool cpu_runs_neon() { return true; }
 #if defined(__x86_64__)
 inline bool cpu_runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 inline bool cpu_runs_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
-#define ATTEND_TEST_ENTRY(entry)                                                                                          \
-    Entry{#entry, cpu_runs_##entry(), attend_linear_features_##entry, attend_linear_state_rows_##entry,                   \
-          attend_linear_workspace_##entry, attend_linear_forward_##entry, attend_draw_scratch_##entry, attend_draw_features_##entry},
+#define ATTEND_TEST_ENTRY(entry)            \
+    Entry{#entry,                           \
+          cpu_runs_##entry(),               \
+          attend_linear_features_##entry,   \
+          attend_linear_state_rows_##entry, \
+          attend_linear_workspace_##entry,  \
+          attend_linear_forward_##entry,    \
+          attend_draw_scratch_##entry,      \
+          attend_draw_features_##entry},
 inline const Entry entries[] = {ATTEND_TEST_ENTRIES(ATTEND_TEST_ENTRY)};
 
 template <class Body>
@@ -84,7 +91,9 @@ public:
     bool chance(double probability) { return std::uniform_real_distribution<double>(0.0, 1.0)(engine_) < probability; }
     float normal() { return std::normal_distribution<float>(0.0f, 1.0f)(engine_); }
     template <class T>
-    T pick(std::initializer_list<T> choices) { return choices.begin()[whole(0, static_cast<int64_t>(choices.size()) - 1)]; }
+    T pick(std::initializer_list<T> choices) {
+        return choices.begin()[whole(0, static_cast<int64_t>(choices.size()) - 1)];
+    }
     std::vector<float> normals(int64_t count, float spread) {
         std::vector<float> values(static_cast<size_t>(count));
         for (float& value : values) value = spread * normal();
@@ -102,11 +111,11 @@ struct LinearCase {
     int64_t nu{1}, num_features{12}, slots{1}, offset{0}, chunk{0};
     double query_scale{1.0}, key_scale{1.0}, feature_eps{0.0}, kernel_eps{0.0}, guard_eps{0.0};
     uint32_t guard{ATTEND_GUARD_NONE};
-    float spread{0.5f};            // of queries and keys
-    int mask{0}, bias{0};          // 0 none, 1 shared by heads, 2 per head
+    float spread{0.5f};    // of queries and keys
+    int mask{0}, bias{0};  // 0 none, 1 shared by heads, 2 per head
     bool bias_hides{false};
-    int layout{0};                 // 0 packed, 1 heads innermost, 2 backwards, 3 inner stride 3
-    double wild{0.0};              // share of keys and values that hold NaN or infinity
+    int layout{0};     // 0 packed, 1 heads innermost, 2 backwards, 3 inner stride 3
+    double wild{0.0};  // share of keys and values that hold NaN or infinity
     std::vector<int64_t> query_lengths, key_lengths;
 
     std::vector<float> q, k, v, omega, bias_data;
@@ -136,11 +145,13 @@ struct LinearCase {
 
     std::string text() const {
         std::ostringstream out;
-        out << "B " << batch << " Hq " << q_heads << " Hkv " << kv_heads << " Nq " << q_len << " Nk " << kv_len << " D " << head_dim << " Dv "
-            << value_dim << " kind " << kind << " official " << official << " M " << num_features << "/" << slots << " nu " << nu << " normalise "
-            << sum_normalize << " causal " << causal << " offset " << offset << " per_item " << per_item << " chunk " << chunk << " guard " << guard
-            << " eps " << guard_eps << " feature_eps " << feature_eps << " kernel_eps " << kernel_eps << " mask " << mask << " bias " << bias
-            << bias_hides << " lengths " << query_lengths.size() << key_lengths.size() << " layout " << layout << " wild " << wild << " spread " << spread;
+        out << "B " << batch << " Hq " << q_heads << " Hkv " << kv_heads << " Nq " << q_len << " Nk " << kv_len << " D "
+            << head_dim << " Dv " << value_dim << " kind " << kind << " official " << official << " M " << num_features
+            << "/" << slots << " nu " << nu << " normalise " << sum_normalize << " causal " << causal << " offset "
+            << offset << " per_item " << per_item << " chunk " << chunk << " guard " << guard << " eps " << guard_eps
+            << " feature_eps " << feature_eps << " kernel_eps " << kernel_eps << " mask " << mask << " bias " << bias
+            << bias_hides << " lengths " << query_lengths.size() << key_lengths.size() << " layout " << layout
+            << " wild " << wild << " spread " << spread;
         return out.str();
     }
 };
@@ -148,15 +159,17 @@ struct LinearCase {
 // ---- the oracle ----
 
 struct Expected {
-    std::vector<double> output, lse, tolerance;  // tolerance per output element: rounding of the sums, by their condition
+    std::vector<double> output, lse,
+        tolerance;  // tolerance per output element: rounding of the sums, by their condition
 };
 
 struct OracleFeatures {
-    std::vector<double> phi;    // without the log scale
+    std::vector<double> phi;  // without the log scale
     double largest{0.0}, norm{0.0};
 };
 
-inline std::vector<double> oracle_map(const LinearCase& c, const float* x, double scale, int64_t kv_head, double& norm) {
+inline std::vector<double> oracle_map(const LinearCase& c, const float* x, double scale, int64_t kv_head,
+                                      double& norm) {
     std::vector<double> row(static_cast<size_t>(c.head_dim)), u;
     norm = 0.0;
     for (size_t d = 0; d < row.size(); ++d) {
@@ -175,7 +188,8 @@ inline std::vector<double> oracle_map(const LinearCase& c, const float* x, doubl
         for (const double value : row) r.push_back(relu(-value));
         const int64_t width = 2 * c.head_dim;
         for (int64_t n = 1; n <= c.nu; ++n)
-            for (int64_t t = 0; t < width; ++t) phi.push_back(r[static_cast<size_t>(t)] * r[static_cast<size_t>((t - n + width) % width)]);
+            for (int64_t t = 0; t < width; ++t)
+                phi.push_back(r[static_cast<size_t>(t)] * r[static_cast<size_t>((t - n + width) % width)]);
     }
     if (!phi.empty() && c.sum_normalize) {
         double sum = 0.0;
@@ -190,16 +204,19 @@ inline std::vector<double> oracle_map(const LinearCase& c, const float* x, doubl
     const float* omega = c.omega.data() + (c.slots > 1 ? kv_head : 0) * c.num_features * c.head_dim;
     for (int64_t m = 0; m < c.num_features; ++m) {
         double sum = 0.0;
-        for (int64_t d = 0; d < c.head_dim; ++d) sum += static_cast<double>(omega[m * c.head_dim + d]) * row[static_cast<size_t>(d)];
+        for (int64_t d = 0; d < c.head_dim; ++d)
+            sum += static_cast<double>(omega[m * c.head_dim + d]) * row[static_cast<size_t>(d)];
         u.push_back(sum);
     }
     if (c.kind != ATTEND_FEATURES_PROJECTED_RELU) return u;
-    for (const double value : u) phi.push_back(relu(value) / std::sqrt(static_cast<double>(c.num_features)) + c.kernel_eps);
+    for (const double value : u)
+        phi.push_back(relu(value) / std::sqrt(static_cast<double>(c.num_features)) + c.kernel_eps);
     return phi;
 }
 
 // From u to features with a reference taken out: e^{u - d - c} and so on.
-inline std::vector<double> oracle_features(const LinearCase& c, const std::vector<double>& u, double norm, double reference) {
+inline std::vector<double> oracle_features(const LinearCase& c, const std::vector<double>& u, double norm,
+                                           double reference) {
     if (!c.stabilised()) return u;
     const auto m = static_cast<double>(c.num_features);
     const double eps = c.official ? c.feature_eps : 0.0;
@@ -224,7 +241,9 @@ inline double oracle_largest(const LinearCase& c, const std::vector<double>& u) 
 
 inline Expected oracle(const LinearCase& c) {
     Expected result;
-    const auto at = [](int64_t a, int64_t b, int64_t n_b, int64_t i, int64_t n_i) { return static_cast<size_t>((a * n_b + b) * n_i + i); };
+    const auto at = [](int64_t a, int64_t b, int64_t n_b, int64_t i, int64_t n_i) {
+        return static_cast<size_t>((a * n_b + b) * n_i + i);
+    };
     for (int64_t b = 0; b < c.batch; ++b)
         for (int64_t h = 0; h < c.q_heads; ++h) {
             const int64_t hk = h * c.kv_heads / c.q_heads;
@@ -237,21 +256,30 @@ inline Expected oracle(const LinearCase& c) {
             for (int64_t j = 0; j < c.kv_len; ++j) {
                 const auto key = static_cast<size_t>(j);
                 bool seen = j < keys;
-                if (c.mask && c.mask_data[at(b, c.mask == 2 ? h : 0, c.mask_heads(c.mask), j, c.kv_len)] == 0) seen = false;
-                if (c.bias) beta[key] = static_cast<double>(c.bias_data[at(b, c.bias == 2 ? h : 0, c.mask_heads(c.bias), j, c.kv_len)]);
+                if (c.mask && c.mask_data[at(b, c.mask == 2 ? h : 0, c.mask_heads(c.mask), j, c.kv_len)] == 0)
+                    seen = false;
+                if (c.bias)
+                    beta[key] =
+                        static_cast<double>(c.bias_data[at(b, c.bias == 2 ? h : 0, c.mask_heads(c.bias), j, c.kv_len)]);
                 if (beta[key] == minus_infinity) seen = false;
                 visible[key] = seen;
                 if (!seen) continue;
-                u[key] = oracle_map(c, c.k.data() + at(b, hk, c.kv_heads, j, c.kv_len) * static_cast<size_t>(c.head_dim), c.key_scale, hk, norm[key]);
+                u[key] =
+                    oracle_map(c, c.k.data() + at(b, hk, c.kv_heads, j, c.kv_len) * static_cast<size_t>(c.head_dim),
+                               c.key_scale, hk, norm[key]);
                 c_k = std::max(c_k, c.kind == ATTEND_FEATURES_TRIG ? norm[key] : oracle_largest(c, u[key]));
             }
             // The references drop out of everything but guard and epsilons, where only the official ones count.
             const double key_reference = c.stabilised() && c.official ? c_k : 0.0;
             for (int64_t i = 0; i < c.q_len; ++i) {
                 double q_norm = 0.0;
-                const std::vector<double> q_u = oracle_map(c, c.q.data() + at(b, h, c.q_heads, i, c.q_len) * static_cast<size_t>(c.head_dim), c.query_scale, hk, q_norm);
+                const std::vector<double> q_u =
+                    oracle_map(c, c.q.data() + at(b, h, c.q_heads, i, c.q_len) * static_cast<size_t>(c.head_dim),
+                               c.query_scale, hk, q_norm);
                 double q_reference = 0.0;
-                if (c.stabilised()) q_reference = c.kind == ATTEND_FEATURES_TRIG ? q_norm : oracle_largest(c, q_u) - (c.official ? 0.0 : q_norm);
+                if (c.stabilised())
+                    q_reference =
+                        c.kind == ATTEND_FEATURES_TRIG ? q_norm : oracle_largest(c, q_u) - (c.official ? 0.0 : q_norm);
                 const std::vector<double> phi_q = oracle_features(c, q_u, q_norm, q_reference);
                 const int64_t position = i + (c.per_item ? keys - rows : c.offset);
                 std::vector<double> num(static_cast<size_t>(c.value_dim), 0.0), size(num.size(), 0.0);
@@ -272,20 +300,24 @@ inline Expected oracle(const LinearCase& c) {
                     den += weight;
                     den_size += weight_size;
                     for (size_t column = 0; column < num.size(); ++column) {
-                        const auto value = static_cast<double>(c.v[at(b, hk, c.kv_heads, j, c.kv_len) * num.size() + column]);
+                        const auto value =
+                            static_cast<double>(c.v[at(b, hk, c.kv_heads, j, c.kv_len) * num.size() + column]);
                         num[column] += weight * value;
                         size[column] += weight_size * std::fabs(value);
                     }
                 }
                 double guarded = den;
                 if (c.guard == ATTEND_GUARD_ADD) guarded = den + c.guard_eps;
-                if (c.guard == ATTEND_GUARD_SHIFT) guarded = std::fabs(den) <= c.guard_eps ? den + 2.0 * c.guard_eps : den;
+                if (c.guard == ATTEND_GUARD_SHIFT)
+                    guarded = std::fabs(den) <= c.guard_eps ? den + 2.0 * c.guard_eps : den;
                 if (c.guard == ATTEND_GUARD_NUMERATOR) guarded = 1.0;
                 for (size_t column = 0; column < num.size(); ++column) {
                     const double o = !any || guarded == 0.0 ? 0.0 : num[column] / guarded;
                     result.output.push_back(o);
-                    const double den_share = c.guard == ATTEND_GUARD_NUMERATOR ? 0.0 : std::fabs(o) * den_size / std::fabs(guarded);
-                    result.tolerance.push_back(!any || guarded == 0.0 ? 0.0 : 4e-6 * (size[column] / std::fabs(guarded) + den_share) + 1e-12);
+                    const double den_share =
+                        c.guard == ATTEND_GUARD_NUMERATOR ? 0.0 : std::fabs(o) * den_size / std::fabs(guarded);
+                    result.tolerance.push_back(
+                        !any || guarded == 0.0 ? 0.0 : 4e-6 * (size[column] / std::fabs(guarded) + den_share) + 1e-12);
                 }
                 result.lse.push_back(!any || den == 0.0 ? minus_infinity : std::log(den) + q_reference + key_reference);
             }
@@ -307,13 +339,15 @@ public:
     const attend_host* get() const { return &host_; }
 
 private:
-    static attend_status parallel_for(const attend_host* host, attend_call*, uint64_t n, uint64_t grain, uint32_t, attend_range_fn body, void* user) noexcept {
+    static attend_status parallel_for(const attend_host* host, attend_call*, uint64_t n, uint64_t grain, uint32_t,
+                                      attend_range_fn body, void* user) noexcept {
         const auto* self = static_cast<const LoopHost*>(host->impl);
         std::atomic<uint64_t> next{0};
         std::atomic<attend_status> status{ATTEND_OK};
         const auto work = [&](uint32_t slot) {
             for (uint64_t begin = next.fetch_add(grain); begin < n; begin = next.fetch_add(grain))
-                if (const attend_status one = body(user, begin, std::min(n, begin + grain), slot); one != ATTEND_OK) status = one;
+                if (const attend_status one = body(user, begin, std::min(n, begin + grain), slot); one != ATTEND_OK)
+                    status = one;
         };
         std::vector<std::thread> threads;
         for (uint32_t slot = 1; slot < self->workers_; ++slot) threads.emplace_back(work, slot);
@@ -329,7 +363,8 @@ private:
 template <class T>
 class Laid {
 public:
-    Laid(std::vector<int64_t> shape, int layout, const std::vector<T>& dense) : shape_(std::move(shape)), strides_(shape_.size()) {
+    Laid(std::vector<int64_t> shape, int layout, const std::vector<T>& dense)
+        : shape_(std::move(shape)), strides_(shape_.size()) {
         const size_t rank = shape_.size();
         std::vector<size_t> order(rank);
         for (size_t axis = 0; axis < rank; ++axis) order[axis] = axis;
@@ -358,7 +393,9 @@ public:
         tensor_.data = memory_.data() + base_;
         tensor_.device_type = ATTEND_DEVICE_CPU;
         tensor_.ndim = static_cast<int32_t>(shape_.size());
-        tensor_.dtype_code = std::is_floating_point_v<T> ? ATTEND_CODE_FLOAT : std::is_signed_v<T> ? ATTEND_CODE_INT : ATTEND_CODE_UINT;
+        tensor_.dtype_code = std::is_floating_point_v<T> ? ATTEND_CODE_FLOAT
+                             : std::is_signed_v<T>       ? ATTEND_CODE_INT
+                                                         : ATTEND_CODE_UINT;
         tensor_.dtype_bits = sizeof(T) * 8;
         tensor_.dtype_lanes = 1;
         tensor_.shape = shape_.data();
@@ -423,7 +460,8 @@ struct Piece {
 };
 
 template <class T>
-std::vector<T> slice(const std::vector<T>& dense, int64_t outer, int64_t rows, int64_t width, int64_t begin, int64_t end) {
+std::vector<T> slice(const std::vector<T>& dense, int64_t outer, int64_t rows, int64_t width, int64_t begin,
+                     int64_t end) {
     std::vector<T> part;
     for (int64_t at = 0; at < outer && !dense.empty(); ++at)
         part.insert(part.end(), dense.begin() + (at * rows + begin) * width, dense.begin() + (at * rows + end) * width);
@@ -434,13 +472,20 @@ inline EngineResult run_engine(const Entry& entry, const LinearCase& c, uint32_t
     if (piece.row_end < 0) piece.row_end = c.q_len;
     if (piece.key_end < 0) piece.key_end = c.kv_len;
     const int64_t rows = piece.row_end - piece.row_begin, keys = piece.key_end - piece.key_begin;
-    const auto cut_q = [&](const auto& dense, int64_t width) { return slice(dense, c.batch * c.q_heads, c.q_len, width, piece.row_begin, piece.row_end); };
-    const auto cut_k = [&](const auto& dense, int64_t width) { return slice(dense, c.batch * c.kv_heads, c.kv_len, width, piece.key_begin, piece.key_end); };
-    const auto cut_mask = [&](const auto& dense, int which) { return slice(dense, c.batch * c.mask_heads(which), c.kv_len, 1, piece.key_begin, piece.key_end); };
+    const auto cut_q = [&](const auto& dense, int64_t width) {
+        return slice(dense, c.batch * c.q_heads, c.q_len, width, piece.row_begin, piece.row_end);
+    };
+    const auto cut_k = [&](const auto& dense, int64_t width) {
+        return slice(dense, c.batch * c.kv_heads, c.kv_len, width, piece.key_begin, piece.key_end);
+    };
+    const auto cut_mask = [&](const auto& dense, int which) {
+        return slice(dense, c.batch * c.mask_heads(which), c.kv_len, 1, piece.key_begin, piece.key_end);
+    };
     Laid<float> query({c.batch, c.q_heads, rows, c.head_dim}, c.layout, cut_q(c.q, c.head_dim));
     Laid<float> key({c.batch, c.kv_heads, keys, c.head_dim}, c.layout, cut_k(c.k, c.head_dim));
     Laid<float> value({c.batch, c.kv_heads, keys, c.value_dim}, c.layout, cut_k(c.v, c.value_dim));
-    Laid<float> output({c.batch, c.q_heads, rows, c.value_dim}, c.layout, {}), lse({c.batch, c.q_heads, rows}, c.layout, {});
+    Laid<float> output({c.batch, c.q_heads, rows, c.value_dim}, c.layout, {}),
+        lse({c.batch, c.q_heads, rows}, c.layout, {});
     Laid<float> omega({c.slots, c.num_features, c.head_dim}, c.layout, c.omega);
     Laid<uint8_t> mask({c.batch, c.mask_heads(c.mask), 1, keys}, c.layout, cut_mask(c.mask_data, c.mask));
     Laid<float> bias({c.batch, c.mask_heads(c.bias), 1, keys}, c.layout, cut_mask(c.bias_data, c.bias));
@@ -481,7 +526,8 @@ inline EngineResult run_engine(const Entry& entry, const LinearCase& c, uint32_t
         problem.initial = &initial;
     }
     if (piece.want_state) {
-        result.state.sums.assign(static_cast<size_t>(c.batch * groups * entry.state_rows(&problem) * (c.value_dim + 1)), nan_value);
+        result.state.sums.assign(static_cast<size_t>(c.batch * groups * entry.state_rows(&problem) * (c.value_dim + 1)),
+                                 nan_value);
         result.state.scales.assign(static_cast<size_t>(c.batch * groups * 3), 0.0);
         final.sums = result.state.sums.data();
         final.scales = result.state.scales.data();
@@ -497,7 +543,8 @@ inline EngineResult run_engine(const Entry& entry, const LinearCase& c, uint32_t
     const attend_context context{host.get(), nullptr, memory.data() + shift, bytes, &error, workers, 0};
     result.status = entry.forward(&problem, &context);
     result.text = text;
-    for (size_t at = shift + static_cast<size_t>(bytes); at < memory.size(); ++at) result.clean = result.clean && memory[at] == 0xFF;
+    for (size_t at = shift + static_cast<size_t>(bytes); at < memory.size(); ++at)
+        result.clean = result.clean && memory[at] == 0xFF;
     result.clean = result.clean && output.gaps_untouched() && lse.gaps_untouched();
     result.output = output.values();
     result.lse = c.want_lse ? lse.values() : std::vector<float>{};
@@ -521,7 +568,8 @@ inline void compare(const LinearCase& c, const EngineResult& got, const Expected
     REQUIRE(got.output.size() == expected.output.size());
     for (size_t at = 0; at < got.output.size(); ++at)
         if (!agrees(got.output[at], expected.output[at], expected.tolerance[at])) {
-            INFO("output[" << at << "] is " << got.output[at] << ", expected " << expected.output[at] << " within " << expected.tolerance[at]);
+            INFO("output[" << at << "] is " << got.output[at] << ", expected " << expected.output[at] << " within "
+                           << expected.tolerance[at]);
             CHECK(false);
             break;
         }

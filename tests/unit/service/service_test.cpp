@@ -54,29 +54,34 @@ TEST_CASE("service: unknown mechanisms are errors with the nearest names") {
 }
 
 TEST_CASE("service: without rules the length threshold decides, and tells why") {
-    auto engine = open_with(R"({"version": 1, "service": {"long_sequence_threshold": 10, "fallback_mechanism": "local-attention"}})");
+    auto engine = open_with(
+        R"({"version": 1, "service": {"long_sequence_threshold": 10, "fallback_mechanism": "local-attention"}})");
     Random random(2);
     const auto low = engine->forward(make_inputs(random, {1, 1, 1, 10, 10, 4, 4}), {}).value();
     CHECK(low.mechanism == "flash-attention-v2");
     CHECK(low.reason.find("10 <= 10") != std::string::npos);
     const auto high = engine->forward(make_inputs(random, {1, 1, 1, 11, 11, 4, 4}), {}).value();
     CHECK(high.mechanism == "local-attention");
-    auto exact = open_with(R"({"version": 1, "service": {"long_sequence_threshold": 10, "fallback_mechanism": "local-attention", "allow_approximate": false}})");
+    auto exact = open_with(
+        R"({"version": 1, "service": {"long_sequence_threshold": 10, "fallback_mechanism": "local-attention", "allow_approximate": false}})");
     CHECK(exact->forward(make_inputs(random, {1, 1, 1, 11, 11, 4, 4}), {}).value().mechanism == "flash-attention-v2");
 }
 
 TEST_CASE("service: a rule whose mechanism does not fit is skipped with its reason") {
-    auto engine = open_with(R"({"version": 1, "rules": [{"condition": "seqLen > 4", "mechanism": "cross-attention"}, {"condition": "default", "mechanism": "standard-mha"}]})");
+    auto engine = open_with(
+        R"({"version": 1, "rules": [{"condition": "seqLen > 4", "mechanism": "cross-attention"}, {"condition": "default", "mechanism": "standard-mha"}]})");
     Random random(3);
     const auto plain = engine->forward(make_inputs(random, {1, 1, 1, 6, 6, 4, 4}), {}).value();
     CHECK(plain.mechanism == "cross-attention");
-    const auto causal = engine->forward(make_inputs(random, {1, 1, 1, 6, 6, 4, 4}), named("auto", {{"causal", true}})).value();
+    const auto causal =
+        engine->forward(make_inputs(random, {1, 1, 1, 6, 6, 4, 4}), named("auto", {{"causal", true}})).value();
     CHECK(causal.mechanism == "standard-mha");
     CHECK(causal.reason.find("cross-attention does not take causal") != std::string::npos);
 }
 
 TEST_CASE("service: when nothing fits, every reason is given") {
-    auto engine = open_with(R"({"version": 1, "service": {"default_mechanism": "cross-attention", "fallback_mechanism": "moe-attention"}})");
+    auto engine = open_with(
+        R"({"version": 1, "service": {"default_mechanism": "cross-attention", "fallback_mechanism": "moe-attention"}})");
     Random random(4);
     ForwardOptions call = named("auto", {{"causal", true}});
     call.lse = true;
@@ -88,9 +93,11 @@ TEST_CASE("service: when nothing fits, every reason is given") {
 }
 
 TEST_CASE("service: options of a rule stand under the call's own") {
-    auto engine = open_with(R"({"version": 1, "rules": [{"condition": "default", "mechanism": "local-attention", "options": {"windowSize": 3, "global_tokens": 1}}]})");
+    auto engine = open_with(
+        R"({"version": 1, "rules": [{"condition": "default", "mechanism": "local-attention", "options": {"windowSize": 3, "global_tokens": 1}}]})");
     Random random(5);
-    const auto result = engine->forward(make_inputs(random, {1, 1, 1, 9, 9, 4, 4}), named("auto", {{"global_tokens", 2}})).value();
+    const auto result =
+        engine->forward(make_inputs(random, {1, 1, 1, 9, 9, 4, 4}), named("auto", {{"global_tokens", 2}})).value();
     CHECK(result.options().find("window_size")->as_int64() == 3);
     CHECK(result.options().find("global_tokens")->as_int64() == 2);
 }
@@ -111,9 +118,17 @@ TEST_CASE("service: recommend()[0] is what forward picks, on a grid of 1000 requ
         const bool mask = random.below(3) == 0, causal = random.below(2) == 0, bias = random.below(4) == 0;
         if (mask) inputs.mask = attend::Tensor::allocate(attend::DType::boolean, {shape.q_len, shape.kv_len}).value();
         if (bias) inputs.bias = normal(random, {shape.q_len, shape.kv_len});
-        const auto result = engine->forward(inputs, named("auto", causal ? attend::NamedValues{{"causal", true}} : attend::NamedValues{}));
-        attend::RequestFacts facts{{"seqLen", double(shape.q_len)}, {"seqLenK", double(shape.kv_len)}, {"batchSize", double(shape.batch)}, {"heads", double(shape.heads)},
-                                   {"headDim", 4.0}, {"causal", causal}, {"hasMask", mask}, {"hasBias", bias}, {"crossAttention", true}};
+        const auto result = engine->forward(
+            inputs, named("auto", causal ? attend::NamedValues{{"causal", true}} : attend::NamedValues{}));
+        attend::RequestFacts facts{{"seqLen", double(shape.q_len)},
+                                   {"seqLenK", double(shape.kv_len)},
+                                   {"batchSize", double(shape.batch)},
+                                   {"heads", double(shape.heads)},
+                                   {"headDim", 4.0},
+                                   {"causal", causal},
+                                   {"hasMask", mask},
+                                   {"hasBias", bias},
+                                   {"crossAttention", true}};
         const auto advice = engine->recommend(facts);
         REQUIRE(advice.ok());
         INFO(shape.text() << " mask " << mask << " causal " << causal << " bias " << bias);
@@ -127,9 +142,11 @@ TEST_CASE("service: recommend()[0] is what forward picks, on a grid of 1000 requ
 }
 
 TEST_CASE("service: rules with unknown mechanisms or options fail when the service opens") {
-    for (const char* rule : {R"({"condition": "default", "mechanism": "flash-attention-v9"})", R"({"condition": "default", "mechanism": "local-attention", "options": {"windw": 1}})"}) {
+    for (const char* rule : {R"({"condition": "default", "mechanism": "flash-attention-v9"})",
+                             R"({"condition": "default", "mechanism": "local-attention", "options": {"windw": 1}})"}) {
         attend::ServiceSettings settings;
-        settings.config = attend::load_config(std::string(R"({"version": 1, "rules": [)") + rule + "]}", "r.json").config;
+        settings.config =
+            attend::load_config(std::string(R"({"version": 1, "rules": [)") + rule + "]}", "r.json").config;
         settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
         const auto opened = attend::AttentionService::open(std::move(settings));
         REQUIRE_FALSE(opened.ok());
@@ -154,7 +171,8 @@ TEST_CASE("service: a memory budget and an error bound skip candidates") {
     REQUIRE(strict.selected);
     CHECK(*strict.selected != "local-attention");
     bool found = false;
-    for (const auto& rejected : strict.rejected) found = found || (rejected.mechanism == "local-attention" && rejected.check == "maxError");
+    for (const auto& rejected : strict.rejected)
+        found = found || (rejected.mechanism == "local-attention" && rejected.check == "maxError");
     CHECK(found);
     const auto poor = service().recommend({{"seqLen", 64.0}, {"memoryBudget", 16.0}}).value();
     CHECK_FALSE(poor.selected);
@@ -167,8 +185,11 @@ TEST_CASE("service: packed tensors and promoted ranks come back as they went in"
     const auto expected = run(service(), native, "flash-attention-v2");
     ForwardInputs packed;
     const auto pack = [](const attend::Tensor& t) {
-        return attend::contiguous_copy(t.view({t.shape[0], t.shape[2], t.shape[1], t.shape[3]}, {t.strides[0], t.strides[2], t.strides[1], t.strides[3]})).value()
-            .view({t.shape[0], t.shape[2], t.shape[1] * t.shape[3]}, {t.shape[2] * t.shape[1] * t.shape[3], t.shape[1] * t.shape[3], 1});
+        return attend::contiguous_copy(t.view({t.shape[0], t.shape[2], t.shape[1], t.shape[3]},
+                                              {t.strides[0], t.strides[2], t.strides[1], t.strides[3]}))
+            .value()
+            .view({t.shape[0], t.shape[2], t.shape[1] * t.shape[3]},
+                  {t.shape[2] * t.shape[1] * t.shape[3], t.shape[1] * t.shape[3], 1});
     };
     packed.query = pack(native.query);
     packed.key = pack(*native.key);
@@ -204,7 +225,9 @@ TEST_CASE("service: narrow inputs are computed in float32 and rounded once") {
 TEST_CASE("service: plans are reused for the same request and shape alone") {
     auto engine = open_with(R"({"version": 1})");
     Random random(10);
-    const auto call = [&](std::int64_t n) { return engine->forward(make_inputs(random, {1, 1, 1, n, n, 4, 4}), {}).value(); };
+    const auto call = [&](std::int64_t n) {
+        return engine->forward(make_inputs(random, {1, 1, 1, n, n, 4, 4}), {}).value();
+    };
     CHECK_FALSE(call(5).plan_reused);
     CHECK(call(5).plan_reused);
     CHECK_FALSE(call(6).plan_reused);

@@ -10,8 +10,10 @@ using attend::Initialiser;
 using attend::Tensor;
 
 namespace {
-std::vector<float> made(const std::string& name, std::vector<double> arguments, std::vector<std::int64_t> shape, std::uint64_t seed = 0, const std::string& weight = "m/W", bool out_first = true) {
-    const Tensor tensor = attend::initialise(Initialiser{name, std::move(arguments), "", ""}, shape, seed, weight, out_first).value();
+std::vector<float> made(const std::string& name, std::vector<double> arguments, std::vector<std::int64_t> shape,
+                        std::uint64_t seed = 0, const std::string& weight = "m/W", bool out_first = true) {
+    const Tensor tensor =
+        attend::initialise(Initialiser{name, std::move(arguments), "", ""}, shape, seed, weight, out_first).value();
     return {tensor.as<float>(), tensor.as<float>() + tensor.size()};
 }
 double extreme(const std::vector<float>& data) {
@@ -65,7 +67,8 @@ TEST_CASE("weights: constants, identity, orthogonal") {
     for (std::size_t a = 0; a < 6; ++a)
         for (std::size_t b = 0; b < 6; ++b) {
             double dot = 0;
-            for (std::size_t c = 0; c < 6; ++c) dot += static_cast<double>(q[a * 6 + c]) * static_cast<double>(q[b * 6 + c]);
+            for (std::size_t c = 0; c < 6; ++c)
+                dot += static_cast<double>(q[a * 6 + c]) * static_cast<double>(q[b * 6 + c]);
             CHECK(std::abs(dot - (a == b ? 1.0 : 0.0)) < 1e-6);
         }
     CHECK_FALSE(attend::initialise(Initialiser{"nonsense", {}, "", ""}, {2}, 0, "m/W", true).ok());
@@ -99,10 +102,12 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     CHECK(chosen("mode=one: E") == "none");
     CHECK(chosen("mode!=one: E") == "E");
     CHECK(chosen("or(number,H)=3: E,E") == "E,E");
-    const attend::PortShape by_rank = attend::PortShape::parse("E | E,H").value(), bounded = attend::PortShape::parse("upto(E*2),3").value();
+    const attend::PortShape by_rank = attend::PortShape::parse("E | E,H").value(),
+                            bounded = attend::PortShape::parse("upto(E*2),3").value();
     CHECK(by_rank.choose(scope, 2)->dims.size() == 2);
     CHECK(bounded.choose(scope)->dynamic_rows);
-    const auto init = attend::PortInit::parse("E=H: zeros | normal(0,0.02/sqrt(H*H)) as Wo").value().choose(scope).value();
+    const auto init =
+        attend::PortInit::parse("E=H: zeros | normal(0,0.02/sqrt(H*H)) as Wo").value().choose(scope).value();
     CHECK(init.name == "normal");
     CHECK(init.table_name == "Wo");
     CHECK(init.arguments[1] == Approx(0.02 / 3));

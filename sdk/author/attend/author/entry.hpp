@@ -24,14 +24,14 @@ struct IntList {
 };
 
 enum class Field : uint32_t {
-    none,  // resolved by the host into the plan description: causal, scale, windows, dropout, seed ...
-    boolean,          // int32_t, 0 or 1
-    integer,          // int64_t
-    optional_integer, // OptionalInt
-    real,             // double
-    optional_real,    // OptionalReal
-    enumeration,      // int32_t, index in the choices
-    integer_list,     // IntList
+    none,              // resolved by the host into the plan description: causal, scale, windows, dropout, seed ...
+    boolean,           // int32_t, 0 or 1
+    integer,           // int64_t
+    optional_integer,  // OptionalInt
+    real,              // double
+    optional_real,     // OptionalReal
+    enumeration,       // int32_t, index in the choices
+    integer_list,      // IntList
 };
 
 // One row of an option table: the ABI's row, and behind it where the value goes in the Options struct. `reads` is a
@@ -73,7 +73,8 @@ struct MechanismEntry {
     attend_status (*check)(const void* options, const PlanArgs& args, attend_error* error) = nullptr;
     // Bytes of memory that prepare fills once per plan. Optional, together.
     uint64_t (*prepared_bytes)(const void* options, const PlanArgs& args) = nullptr;
-    attend_status (*prepare)(const void* options, const PlanArgs& args, void* memory, const attend_context& context) = nullptr;
+    attend_status (*prepare)(const void* options, const PlanArgs& args, void* memory,
+                             const attend_context& context) = nullptr;
     // Workspace of one call, from shapes alone.
     uint64_t (*workspace)(const void* options, const PlanArgs& args) = nullptr;
     attend_status (*forward)(const void* options, const ForwardArgs& args, const attend_context& context);

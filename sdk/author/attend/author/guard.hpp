@@ -27,7 +27,8 @@ inline Span trimmed(Span span) {
     return span;
 }
 
-inline bool term_holds(Span term, const MechanismEntry& entry, const attend_array& values, const attend_array& bindings) {
+inline bool term_holds(Span term, const MechanismEntry& entry, const attend_array& values,
+                       const attend_array& bindings) {
     term = trimmed(term);
     const bool negated = term.length && term.text[0] == '!';
     if (negated) ++term.text, --term.length;
@@ -48,12 +49,14 @@ inline bool term_holds(Span term, const MechanismEntry& entry, const attend_arra
     }
     if (compares) return false;
     bool bound = false;
-    for (uint32_t at = 0; at < bindings.count; ++at) bound = bound || span_equal(name, attend_binding_at(&bindings, at)->name);
+    for (uint32_t at = 0; at < bindings.count; ++at)
+        bound = bound || span_equal(name, attend_binding_at(&bindings, at)->name);
     return bound != negated;
 }
 
 // One of the alternatives holds if all of its terms do.
-inline bool guard_holds(const char* guard, const MechanismEntry& entry, const attend_array& values, const attend_array& bindings) {
+inline bool guard_holds(const char* guard, const MechanismEntry& entry, const attend_array& values,
+                        const attend_array& bindings) {
     uint64_t begin = 0;
     bool all = true;
     for (uint64_t at = 0;; ++at) {
@@ -98,7 +101,8 @@ inline bool is_default(const OptionRow& row, const attend_value& value) {
         }
         case ATTEND_TYPE_ENUM: return span_equal({text + 1, attend_text_length(text) - 2}, row.row.choices[value.u.i]);
         case ATTEND_TYPE_INT_LIST:
-            return text[0] == '[' ? value.count == 0 : value.count == 1 && static_cast<double>(value.u.is[0]) == table_number(text);
+            return text[0] == '[' ? value.count == 0
+                                  : value.count == 1 && static_cast<double>(value.u.is[0]) == table_number(text);
         default: return false;
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Option tables: one row per option with name, default, accepted range and one line of help. The host parses, checks and
-// completes values from this table; `attend describe`, the JSON Schema and the reference page are printed from it.
+// Option tables: one row per option with name, default, accepted range and one line of help. The host parses, checks
+// and completes values from this table; `attend describe`, the JSON Schema and the reference page are printed from it.
 #pragma once
 
 #include "attend/author/entry.hpp"
@@ -31,19 +31,19 @@ constexpr OptionRow option_row(uint32_t type, uint32_t flags, const char* name, 
 // `offset` is offsetof(Options, field); `reads` a guard such as "form=projected" (entry.hpp).
 constexpr OptionRow option_bool(uint64_t offset, const char* name, bool initially, const char* help,
                                 const char* reads = nullptr) {
-    return option_row(ATTEND_TYPE_BOOL, 0, name, initially ? "true" : "false", {0, 1}, nullptr, help, Field::boolean, offset,
-                      reads);
+    return option_row(ATTEND_TYPE_BOOL, 0, name, initially ? "true" : "false", {0, 1}, nullptr, help, Field::boolean,
+                      offset, reads);
 }
-constexpr OptionRow option_int(uint64_t offset, const char* name, const char* default_json, Range range, const char* help,
-                               const char* reads = nullptr) {
+constexpr OptionRow option_int(uint64_t offset, const char* name, const char* default_json, Range range,
+                               const char* help, const char* reads = nullptr) {
     return option_row(ATTEND_TYPE_INT, 0, name, default_json, range, nullptr, help, Field::integer, offset, reads);
 }
 constexpr OptionRow option_maybe_int(uint64_t offset, const char* name, Range range, const char* help,
                                      const char* reads = nullptr) {
     return option_row(ATTEND_TYPE_INT, 0, name, nullptr, range, nullptr, help, Field::optional_integer, offset, reads);
 }
-constexpr OptionRow option_real(uint64_t offset, const char* name, const char* default_json, Range range, const char* help,
-                                const char* reads = nullptr) {
+constexpr OptionRow option_real(uint64_t offset, const char* name, const char* default_json, Range range,
+                                const char* help, const char* reads = nullptr) {
     return option_row(ATTEND_TYPE_FLOAT, 0, name, default_json, range, nullptr, help, Field::real, offset, reads);
 }
 constexpr OptionRow option_maybe_real(uint64_t offset, const char* name, Range range, const char* help,
@@ -52,7 +52,8 @@ constexpr OptionRow option_maybe_real(uint64_t offset, const char* name, Range r
 }
 constexpr OptionRow option_enum(uint64_t offset, const char* name, const char* default_json, const char* const* choices,
                                 const char* help, const char* reads = nullptr) {
-    return option_row(ATTEND_TYPE_ENUM, 0, name, default_json, {0, 0}, choices, help, Field::enumeration, offset, reads);
+    return option_row(ATTEND_TYPE_ENUM, 0, name, default_json, {0, 0}, choices, help, Field::enumeration, offset,
+                      reads);
 }
 // Takes a list, and one bare number too (IntList::is_scalar tells).
 constexpr OptionRow option_int_list(uint64_t offset, const char* name, const char* default_json, Range range,
@@ -87,18 +88,21 @@ constexpr OptionRow scale(const char* help = "factor before softmax; left out or
     return resolved(ATTEND_TYPE_FLOAT, "scale", nullptr, {-no_limit, no_limit}, help);
 }
 constexpr OptionRow softcap() {
-    return resolved(ATTEND_TYPE_FLOAT, "softcap", "0", {0, no_limit}, "c > 0: scores become c * tanh(score / c); 0: off");
+    return resolved(ATTEND_TYPE_FLOAT, "softcap", "0", {0, no_limit},
+                    "c > 0: scores become c * tanh(score / c); 0: off");
 }
 constexpr OptionRow window_size() {
     return resolved(ATTEND_TYPE_INT, "window_size", "0", {0, 9007199254740992.0},
                     "keys seen on each side of the query, itself excluded (causal: to the left); 0: all");
 }
 constexpr OptionRow window_left() {
-    return resolved(ATTEND_TYPE_INT, "window_left", "-1", {-1, 9007199254740992.0},
-                    "keys seen to the left; -1: unlimited; if either side is given as 0 or more, window_size is ignored");
+    return resolved(
+        ATTEND_TYPE_INT, "window_left", "-1", {-1, 9007199254740992.0},
+        "keys seen to the left; -1: unlimited; if either side is given as 0 or more, window_size is ignored");
 }
 constexpr OptionRow window_right() {
-    return resolved(ATTEND_TYPE_INT, "window_right", "-1", {-1, 9007199254740992.0}, "keys seen to the right; -1: unlimited");
+    return resolved(ATTEND_TYPE_INT, "window_right", "-1", {-1, 9007199254740992.0},
+                    "keys seen to the right; -1: unlimited");
 }
 constexpr OptionRow dropout() {
     return resolved(ATTEND_TYPE_FLOAT, "dropout", "0", {0, 0.99999999999999988},
@@ -108,16 +112,18 @@ constexpr OptionRow seed(const char* help = "seed of the dropout bits", const ch
     return resolved(ATTEND_TYPE_INT, "seed", "0", {0, uint64_limit}, help, nullptr, reads);
 }
 constexpr OptionRow rng_offset() {
-    return resolved(ATTEND_TYPE_INT, "rng_offset", "0", {0, 16777215}, "number of the call in the stream of random bits", nullptr,
-                    "dropout");
+    return resolved(ATTEND_TYPE_INT, "rng_offset", "0", {0, 16777215},
+                    "number of the call in the stream of random bits", nullptr, "dropout");
 }
 constexpr OptionRow weight_seed(const char* reads = "form=projected") {
-    return resolved(ATTEND_TYPE_INT, "weight_seed", "0", {0, uint64_limit}, "seed of weights that the caller leaves out", nullptr, reads);
+    return resolved(ATTEND_TYPE_INT, "weight_seed", "0", {0, uint64_limit},
+                    "seed of weights that the caller leaves out", nullptr, reads);
 }
 constexpr OptionRow form() {
-    return resolved(ATTEND_TYPE_ENUM, "form", "\"auto\"", {0, 0},
-                    "core: ready-made heads; projected: with projections; auto: projected if a weight of that form is given",
-                    forms);
+    return resolved(
+        ATTEND_TYPE_ENUM, "form", "\"auto\"", {0, 0},
+        "core: ready-made heads; projected: with projections; auto: projected if a weight of that form is given",
+        forms);
 }
 
 }  // namespace common
@@ -131,12 +137,12 @@ constexpr OptionRow form() {
 // Port rows.
 inline constexpr uint64_t length_types = ATTEND_I32 | ATTEND_I64;
 
-constexpr attend_port input_port(uint32_t role, const char* name, const char* shape, const char* help, uint32_t flags = 0,
-                                 uint64_t dtypes = ATTEND_F32) {
+constexpr attend_port input_port(uint32_t role, const char* name, const char* shape, const char* help,
+                                 uint32_t flags = 0, uint64_t dtypes = ATTEND_F32) {
     return attend_port{sizeof(attend_port), role, ATTEND_INPUT | flags, 0, name, shape, help, nullptr, dtypes};
 }
-constexpr attend_port output_port(uint32_t role, const char* name, const char* shape, const char* help, uint32_t flags = 0,
-                                  uint64_t dtypes = ATTEND_F32) {
+constexpr attend_port output_port(uint32_t role, const char* name, const char* shape, const char* help,
+                                  uint32_t flags = 0, uint64_t dtypes = ATTEND_F32) {
     return attend_port{sizeof(attend_port), role, ATTEND_OUTPUT | flags, 0, name, shape, help, nullptr, dtypes};
 }
 constexpr attend_port weight_port(const char* name, const char* shape, const char* init, const char* help,
@@ -146,7 +152,9 @@ constexpr attend_port weight_port(const char* name, const char* shape, const cha
 namespace common {
 
 // The usual three. Keys that are left out are the queries, values that are left out the keys.
-constexpr attend_port query_port(const char* help = "queries") { return input_port(ATTEND_Q, "query", "B,Hq,Nq,D", help); }
+constexpr attend_port query_port(const char* help = "queries") {
+    return input_port(ATTEND_Q, "query", "B,Hq,Nq,D", help);
+}
 constexpr attend_port key_port(const char* shape = "B,Hkv,Nk,D", const char* help = "keys; absent: query") {
     return attend_port{sizeof(attend_port), ATTEND_K, ATTEND_INPUT, 0, "key", shape, help, "query", ATTEND_F32};
 }
@@ -162,7 +170,8 @@ constexpr attend_port bias_port() {
                       ATTEND_OPTIONAL);
 }
 constexpr attend_port query_lengths_port() {
-    return input_port(ATTEND_Q_LENGTHS, "query_lengths", "B", "valid queries of each item", ATTEND_OPTIONAL, length_types);
+    return input_port(ATTEND_Q_LENGTHS, "query_lengths", "B", "valid queries of each item", ATTEND_OPTIONAL,
+                      length_types);
 }
 constexpr attend_port key_lengths_port() {
     return input_port(ATTEND_K_LENGTHS, "key_lengths", "B", "valid keys of each item", ATTEND_OPTIONAL, length_types);
@@ -181,9 +190,10 @@ constexpr attend_port scores_port(const char* shape = "B,Hq,Nq,Nk") {
     common::mask_port(), common::bias_port(), common::query_lengths_port(), common::key_lengths_port()
 
 // What every mechanism on the tile engine can do, and what those with positions of their own add.
-inline constexpr uint64_t softmax_caps = ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA | ATTEND_CAP_CROSS |
-                                         ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT | ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT |
-                                         ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS;
+inline constexpr uint64_t softmax_caps = ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA |
+                                         ATTEND_CAP_CROSS | ATTEND_CAP_SOFTCAP | ATTEND_CAP_LSE_OUT |
+                                         ATTEND_CAP_SCORES_OUT | ATTEND_CAP_DROPOUT | ATTEND_CAP_DETERMINISTIC |
+                                         ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS;
 inline constexpr uint64_t position_caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_WINDOW | ATTEND_CAP_DECODE;
 
 }  // namespace attend::ATTEND_ISA

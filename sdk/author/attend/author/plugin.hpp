@@ -137,11 +137,15 @@ inline attend_status read_options(const MechanismEntry& entry, const attend_arra
         const bool present = value && value->type != 0;
         const bool optional = row.field == Field::optional_integer || row.field == Field::optional_real;
         if (!present && !optional)
-            return fail(error, ATTEND_BAD_OPTION, Message{} << entry.name << ": option \"" << row.row.name
-                        << "\" has no value; the host completes options with their defaults", row.row.name);
+            return fail(error, ATTEND_BAD_OPTION,
+                        Message{} << entry.name << ": option \"" << row.row.name
+                                  << "\" has no value; the host completes options with their defaults",
+                        row.row.name);
         if (present && value->type != row.row.type)
-            return fail(error, ATTEND_BAD_OPTION, Message{} << entry.name << ": option \"" << row.row.name
-                        << "\" arrived with type " << int64_t{value->type} << "; accepted: " << int64_t{row.row.type}, row.row.name);
+            return fail(error, ATTEND_BAD_OPTION,
+                        Message{} << entry.name << ": option \"" << row.row.name << "\" arrived with type "
+                                  << int64_t{value->type} << "; accepted: " << int64_t{row.row.type},
+                        row.row.name);
         const bool unsigned_64 = row.row.max >= 9223372036854775808.0;
         auto in_range = [&](double number) { return number >= row.row.min && number <= row.row.max; };
         bool good = true;
@@ -174,46 +178,62 @@ inline attend_status read_options(const MechanismEntry& entry, const attend_arra
             case Field::integer_list:
                 for (uint32_t item = 0; item < value->count; ++item)
                     good = good && in_range(static_cast<double>(value->u.is[item]));
-                *reinterpret_cast<IntList*>(place) = {value->u.is, value->count, (value->flags & ATTEND_VALUE_SCALAR) ? 1u : 0u};
+                *reinterpret_cast<IntList*>(place) = {value->u.is, value->count,
+                                                      (value->flags & ATTEND_VALUE_SCALAR) ? 1u : 0u};
                 break;
         }
         if (!good)
-            return fail(error, ATTEND_BAD_OPTION, Message{} << entry.name << ": option \"" << row.row.name
-                        << "\" is outside its range", row.row.name);
+            return fail(error, ATTEND_BAD_OPTION,
+                        Message{} << entry.name << ": option \"" << row.row.name << "\" is outside its range",
+                        row.row.name);
     }
     return ATTEND_OK;
 }
 
 inline attend_status check_sizes(const MechanismEntry& entry, const attend_plan_desc& desc, attend_error* error) {
-    const struct { const char* name; int64_t value, least; } sizes[] = {
-        {"B", desc.batch, 0}, {"Hq", desc.num_q_heads, 1}, {"Hkv", desc.num_kv_heads, 1}, {"Nq", desc.q_len, 0},
-        {"Nk", desc.kv_len, 0}, {"D", desc.head_dim, 1}, {"Dv", desc.value_dim, 1}};
+    const struct {
+        const char* name;
+        int64_t value, least;
+    } sizes[] = {{"B", desc.batch, 0},     {"Hq", desc.num_q_heads, 1}, {"Hkv", desc.num_kv_heads, 1},
+                 {"Nq", desc.q_len, 0},    {"Nk", desc.kv_len, 0},      {"D", desc.head_dim, 1},
+                 {"Dv", desc.value_dim, 1}};
     for (const auto& size : sizes) {
         if (size.value < size.least)
-            return fail(error, ATTEND_BAD_SHAPE, Message{} << entry.name << ": " << size.name << " is " << size.value
-                        << "; accepted: at least " << size.least, size.name);
+            return fail(error, ATTEND_BAD_SHAPE,
+                        Message{} << entry.name << ": " << size.name << " is " << size.value << "; accepted: at least "
+                                  << size.least,
+                        size.name);
         if (size.value > 2147483647)
-            return fail(error, ATTEND_LIMIT, Message{} << entry.name << ": " << size.name << " is " << size.value
-                        << "; accepted: up to 2147483647", size.name);
+            return fail(
+                error, ATTEND_LIMIT,
+                Message{} << entry.name << ": " << size.name << " is " << size.value << "; accepted: up to 2147483647",
+                size.name);
     }
     if (desc.num_q_heads % desc.num_kv_heads != 0)
-        return fail(error, ATTEND_BAD_SHAPE, Message{} << entry.name << ": num_q_heads " << desc.num_q_heads
-                    << " is not a multiple of num_kv_heads " << desc.num_kv_heads, "num_q_heads");
+        return fail(error, ATTEND_BAD_SHAPE,
+                    Message{} << entry.name << ": num_q_heads " << desc.num_q_heads
+                              << " is not a multiple of num_kv_heads " << desc.num_kv_heads,
+                    "num_q_heads");
     if (!(desc.scale - desc.scale == 0.0))
         return attend_fail(error, ATTEND_BAD_OPTION, "scale is not finite; accepted: a finite number", "scale");
     if (!(desc.softcap >= 0.0) || !(desc.softcap - desc.softcap == 0.0))
-        return attend_fail(error, ATTEND_BAD_OPTION, "softcap is negative or not finite; accepted: 0 or more", "softcap");
+        return attend_fail(error, ATTEND_BAD_OPTION, "softcap is negative or not finite; accepted: 0 or more",
+                           "softcap");
     if (!(desc.dropout >= 0.0) || !(desc.dropout < 1.0))
         return attend_fail(error, ATTEND_BAD_OPTION, "dropout is outside [0, 1)", "dropout");
     if (desc.window_left < -1 || desc.window_right < -1)
-        return attend_fail(error, ATTEND_BAD_OPTION, "window is below -1; accepted: -1 (unlimited) or more", "window_left");
+        return attend_fail(error, ATTEND_BAD_OPTION, "window is below -1; accepted: -1 (unlimited) or more",
+                           "window_left");
     return ATTEND_OK;
 }
 
 // Adds a line for every option that was set to something other than its default and is not read in this mode.
-inline void write_warnings(const MechanismEntry& entry, const attend_array& values, const attend_array& bindings, char* text, uint64_t room) {
+inline void write_warnings(const MechanismEntry& entry, const attend_array& values, const attend_array& bindings,
+                           char* text, uint64_t room) {
     uint64_t used = 0;
-    auto put = [&](const char* word) { while (*word && used + 1 < room) text[used++] = *word++; };
+    auto put = [&](const char* word) {
+        while (*word && used + 1 < room) text[used++] = *word++;
+    };
     for (uint32_t at = 0; at < entry.option_count; ++at) {
         const OptionRow& row = entry.options[at];
         const attend_value* value = attend_find_option(&values, row.row.name);
@@ -240,9 +260,12 @@ inline void keep(Carver& carver, const MechanismEntry& entry, const attend_plan_
     const attend_array& from = desc.options;
     auto* values = carver.take<attend_value>(from.count);
     for (uint32_t at = 0; at < from.count; ++at) {
-        const auto& value = *reinterpret_cast<const attend_value*>(static_cast<const char*>(from.items) + uint64_t{at} * from.stride);
+        const auto& value =
+            *reinterpret_cast<const attend_value*>(static_cast<const char*>(from.items) + uint64_t{at} * from.stride);
         const uint64_t bytes = value.type == ATTEND_TYPE_STRING ? uint64_t{value.count} + 1
-                             : value.type == ATTEND_TYPE_INT_LIST || value.type == ATTEND_TYPE_FLOAT_LIST ? uint64_t{value.count} * 8 : 0;
+                               : value.type == ATTEND_TYPE_INT_LIST || value.type == ATTEND_TYPE_FLOAT_LIST
+                                   ? uint64_t{value.count} * 8
+                                   : 0;
         char* payload = bytes ? carver.take<char>(bytes) : nullptr;
         if (!values) continue;
         attend_copy_sized(&values[at], sizeof(attend_value), &value, value.struct_size);
@@ -277,7 +300,8 @@ inline void keep(Carver& carver, const MechanismEntry& entry, const attend_plan_
             tensors[next].strides = extents + rank;
             weights[next] = {sizeof(attend_binding), 0, "", &tensors[next]};
             for (uint32_t port = 0; port < entry.port_count; ++port)
-                if (attend_text_equal(entry.ports[port].name, binding.name)) weights[next].name = entry.ports[port].name;
+                if (attend_text_equal(entry.ports[port].name, binding.name))
+                    weights[next].name = entry.ports[port].name;
         }
         ++next;
     }
@@ -291,8 +315,8 @@ struct OptionBuffer {
     alignas(64) unsigned char bytes[2048];
 };
 
-inline attend_status check(const attend_lib* lib, const MechanismEntry& entry, const attend_plan_desc* given, attend_error* error,
-                           OptionBuffer& options) {
+inline attend_status check(const attend_lib* lib, const MechanismEntry& entry, const attend_plan_desc* given,
+                           attend_error* error, OptionBuffer& options) {
     (void)lib;
     if (attend_status status = attend_check_blocks(given->next, nullptr, error)) return status;
     attend_plan_desc desc;
@@ -343,8 +367,9 @@ inline attend_status make_plan(attend_lib* lib, const MechanismEntry& entry, con
         if (plan->prepared_bytes) {
             plan->prepared = host->alloc(host, plan->prepared_bytes, 64);
             const attend_context context{host, nullptr, nullptr, 0, error, 1, 0};
-            status = plan->prepared ? entry.prepare(plan->options, args, plan->prepared, context)
-                                    : attend_fail(error, ATTEND_OUT_OF_MEMORY, "no memory for prepared weights", nullptr);
+            status = plan->prepared
+                         ? entry.prepare(plan->options, args, plan->prepared, context)
+                         : attend_fail(error, ATTEND_OUT_OF_MEMORY, "no memory for prepared weights", nullptr);
         }
     }
     if (status != ATTEND_OK) {
@@ -372,16 +397,18 @@ inline void destroy_plan(attend_plan* plan) noexcept {
     host->release(host, plan, plan->block_bytes, 64);
 }
 
-inline attend_status check_lengths(const MechanismEntry& entry, const attend_tensor* lengths, int64_t batch, int64_t extent,
-                                   const char* name, attend_error* error) {
+inline attend_status check_lengths(const MechanismEntry& entry, const attend_tensor* lengths, int64_t batch,
+                                   int64_t extent, const char* name, attend_error* error) {
     if (!lengths) return ATTEND_OK;
     for (int64_t item = 0; item < batch; ++item) {
         const int64_t at = item * lengths->strides[0];
         const int64_t length = lengths->dtype_bits == 32 ? static_cast<const int32_t*>(lengths->data)[at]
                                                          : static_cast<const int64_t*>(lengths->data)[at];
         if (length < 0 || length > extent)
-            return fail(error, ATTEND_BAD_SHAPE, Message{} << entry.name << ": " << name << "[" << item << "] is " << length
-                        << "; accepted: 0 to " << extent, name);
+            return fail(error, ATTEND_BAD_SHAPE,
+                        Message{} << entry.name << ": " << name << "[" << item << "] is " << length
+                                  << "; accepted: 0 to " << extent,
+                        name);
     }
     return ATTEND_OK;
 }
@@ -389,29 +416,34 @@ inline attend_status check_lengths(const MechanismEntry& entry, const attend_ten
 inline attend_status execute(const attend_plan* plan, const attend_exec* call, attend_error* error) {
     const MechanismEntry& entry = *plan->entry;
     if (call->workspace_bytes < plan->workspace_bytes || (plan->workspace_bytes && !call->workspace))
-        return fail(error, ATTEND_WORKSPACE_TOO_SMALL, Message{} << entry.name << ": workspace of "
-                    << static_cast<int64_t>(call->workspace_bytes) << " bytes; needed: "
-                    << static_cast<int64_t>(plan->workspace_bytes), "workspace");
+        return fail(error, ATTEND_WORKSPACE_TOO_SMALL,
+                    Message{} << entry.name << ": workspace of " << static_cast<int64_t>(call->workspace_bytes)
+                              << " bytes; needed: " << static_cast<int64_t>(plan->workspace_bytes),
+                    "workspace");
     if (attend_status status = attend_check_blocks(call->next, ATTEND_EXT_DYNAMIC_ROWS, error)) return status;
     ForwardArgs args{};
     args.desc = &plan->desc;
-    const attend_tensor** roles[] = {&args.query, &args.key, &args.value, &args.output, &args.lse, &args.scores,
-                                     &args.mask, &args.bias, &args.query_lengths, &args.key_lengths};
+    const attend_tensor** roles[] = {&args.query,  &args.key,  &args.value, &args.output,        &args.lse,
+                                     &args.scores, &args.mask, &args.bias,  &args.query_lengths, &args.key_lengths};
     for (uint32_t at = 0; at < call->bindings.count; ++at) {
         const attend_binding* binding = attend_binding_at(&call->bindings, at);
         if (binding->role >= ATTEND_Q && binding->role <= ATTEND_K_LENGTHS) *roles[binding->role - 1] = binding->tensor;
     }
     if (!args.query || !args.output)
-        return fail(error, ATTEND_INVALID_ARGUMENT, Message{} << entry.name << ": query and output must be bound", "bindings");
+        return fail(error, ATTEND_INVALID_ARGUMENT, Message{} << entry.name << ": query and output must be bound",
+                    "bindings");
     const attend_plan_desc& desc = plan->desc;
-    if (attend_status status = check_lengths(entry, args.query_lengths, desc.batch, desc.q_len, "query_lengths", error)) return status;
-    if (attend_status status = check_lengths(entry, args.key_lengths, desc.batch, desc.kv_len, "key_lengths", error)) return status;
+    if (attend_status status = check_lengths(entry, args.query_lengths, desc.batch, desc.q_len, "query_lengths", error))
+        return status;
+    if (attend_status status = check_lengths(entry, args.key_lengths, desc.batch, desc.kv_len, "key_lengths", error))
+        return status;
     args.bindings = &call->bindings;
     args.weights = &plan->weights;
     args.values = &plan->values;
     args.prepared = plan->prepared;
     args.exec = call;
-    const attend_context context{plan->host, call->call, call->workspace, call->workspace_bytes, error, plan->desc.max_workers, 0};
+    const attend_context context{
+        plan->host, call->call, call->workspace, call->workspace_bytes, error, plan->desc.max_workers, 0};
     return entry.forward(plan->options, args, context);
 }
 
@@ -423,7 +455,8 @@ struct Trampolines {
         OptionBuffer options;
         return guarded(error, [&] { return author::check(lib, entry(lib), desc, error, options); });
     }
-    static attend_status plan(attend_lib* lib, const attend_plan_desc* desc, attend_plan** out, attend_error* error) noexcept {
+    static attend_status plan(attend_lib* lib, const attend_plan_desc* desc, attend_plan** out,
+                              attend_error* error) noexcept {
         return guarded(error, [&] { return make_plan(lib, entry(lib), desc, out, error); });
     }
     static attend_status execute(const attend_plan* plan, const attend_exec* call, attend_error* error) noexcept {
@@ -438,7 +471,8 @@ struct Trampolines {
         const PlanArgs args{&desc, &desc.options};
         if (!entry(lib).cost) return ATTEND_UNSUPPORTED;
         entry(lib).cost(options.bytes, args, result);
-        if (entry(lib).workspace) result.workspace_bytes = static_cast<double>(entry(lib).workspace(options.bytes, args));
+        if (entry(lib).workspace)
+            result.workspace_bytes = static_cast<double>(entry(lib).workspace(options.bytes, args));
         const uint32_t room = cost->struct_size;
         attend_copy_sized(cost, room, &result, sizeof result);
         cost->struct_size = room;
@@ -492,7 +526,8 @@ attend_status open_library(const attend_host* host, attend_lib** out, attend_err
     for (uint32_t at = 0; at < set_count; ++at)
         if ((host->cpu->isa & sets[at].needs) == sets[at].needs) chosen = &sets[at];
     if (!chosen)
-        return attend_fail(error, ATTEND_UNSUPPORTED, "no instruction set of this plugin is permitted on this CPU", "cpu");
+        return attend_fail(error, ATTEND_UNSUPPORTED, "no instruction set of this plugin is permitted on this CPU",
+                           "cpu");
     constexpr uint32_t count = sizeof...(index);
     void* memory = host->alloc(host, sizeof(attend_lib) + sizeof(attend_mechanism) * count, 64);
     if (!memory) return attend_fail(error, ATTEND_OUT_OF_MEMORY, "no memory to open the plugin", nullptr);
@@ -523,26 +558,28 @@ inline const attend_mechanism* mechanism_at(const attend_lib* lib, uint32_t at) 
 #define ATTEND_DECLARE_ENTRY(id) extern const ::attend::author::MechanismEntry id##_entry;
 #define ATTEND_ENTRY_ADDRESS(id) &id##_entry,
 #define ATTEND_COUNT_ENTRY(id) +1
-#define ATTEND_DECLARE_SET(isa)                                                                                    \
-    namespace isa {                                                                                                \
-    ATTEND_MECHANISMS(ATTEND_DECLARE_ENTRY)                                                                        \
-    static const ::attend::author::MechanismEntry* const entries[] = {ATTEND_MECHANISMS(ATTEND_ENTRY_ADDRESS)};    \
+#define ATTEND_DECLARE_SET(isa)                                                                                 \
+    namespace isa {                                                                                             \
+    ATTEND_MECHANISMS(ATTEND_DECLARE_ENTRY)                                                                     \
+    static const ::attend::author::MechanismEntry* const entries[] = {ATTEND_MECHANISMS(ATTEND_ENTRY_ADDRESS)}; \
     }
 #define ATTEND_LIST_SET(isa) {#isa, ATTEND_ISA_NEEDS_##isa, isa::entries},
 
 // The arguments are designated initialisers of attend_plugin, in its order, from .id on.
-#define ATTEND_CPP_PLUGIN(...)                                                                                         \
-    namespace attend {                                                                                                 \
-    ATTEND_FOR_EACH_ISA(ATTEND_DECLARE_SET)                                                                            \
-    static constexpr author::IsaSet isa_sets[] = {ATTEND_FOR_EACH_ISA(ATTEND_LIST_SET)};                               \
-    static attend_status open_plugin(const attend_host* host, attend_lib** out, attend_error* error) noexcept {        \
-        return author::open_library<isa_sets>(host, out, error, sizeof isa_sets / sizeof isa_sets[0],                  \
-                                              author::MakeIndices<0 ATTEND_MECHANISMS(ATTEND_COUNT_ENTRY)>::Type{});   \
-    }                                                                                                                  \
-    static constexpr attend_plugin plugin_table = {                                                                    \
-        ATTEND_PLUGIN_PREFIX, __VA_ARGS__ __VA_OPT__(, ) .required_isa = ATTEND_REQUIRED_ISA, .open = open_plugin,     \
-        .close = author::close_library, .mechanism_count = author::mechanism_count,                                   \
-        .mechanism_at = author::mechanism_at};                                                                         \
-    }                                                                                                                  \
-    ATTEND_PLUGIN_NOTE                                                                                                 \
+#define ATTEND_CPP_PLUGIN(...)                                                                                       \
+    namespace attend {                                                                                               \
+    ATTEND_FOR_EACH_ISA(ATTEND_DECLARE_SET)                                                                          \
+    static constexpr author::IsaSet isa_sets[] = {ATTEND_FOR_EACH_ISA(ATTEND_LIST_SET)};                             \
+    static attend_status open_plugin(const attend_host* host, attend_lib** out, attend_error* error) noexcept {      \
+        return author::open_library<isa_sets>(host, out, error, sizeof isa_sets / sizeof isa_sets[0],                \
+                                              author::MakeIndices<0 ATTEND_MECHANISMS(ATTEND_COUNT_ENTRY)>::Type{}); \
+    }                                                                                                                \
+    static constexpr attend_plugin plugin_table = {ATTEND_PLUGIN_PREFIX,                                             \
+                                                   __VA_ARGS__ __VA_OPT__(, ).required_isa = ATTEND_REQUIRED_ISA,    \
+                                                   .open = open_plugin,                                              \
+                                                   .close = author::close_library,                                   \
+                                                   .mechanism_count = author::mechanism_count,                       \
+                                                   .mechanism_at = author::mechanism_at};                            \
+    }                                                                                                                \
+    ATTEND_PLUGIN_NOTE                                                                                               \
     extern "C" const attend_plugin* attend_plugin_entry(const attend_hello*) noexcept { return &attend::plugin_table; }

@@ -45,7 +45,8 @@ struct Rows {
 struct RowRange {
     attend_tensor tensor;
     int64_t shape[2];
-    RowRange(const attend_tensor& matrix, int64_t first, int64_t count) : tensor(matrix), shape{count, matrix.ndim > 1 ? matrix.shape[1] : 0} {
+    RowRange(const attend_tensor& matrix, int64_t first, int64_t count)
+        : tensor(matrix), shape{count, matrix.ndim > 1 ? matrix.shape[1] : 0} {
         tensor.data = static_cast<float*>(matrix.data) + first * matrix.strides[0];
         tensor.shape = shape;
     }

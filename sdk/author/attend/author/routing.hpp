@@ -7,22 +7,23 @@
 #include "attend/toolkit/routing.h"
 
 // Ports routing.<side>.<field>; `guard` says when they exist, `rows` bounds the number of assignments.
-#define ATTEND_ROUTING_PORTS(side, name, guard, rows, n)                                                                              \
-    output_port(0, "routing." side ".assignments", guard ": upto(" rows "),3", "(item, expert, token) of the " name, 0, ATTEND_I32), \
-    output_port(0, "routing." side ".gates", guard ": upto(" rows ")", "gate of each assignment"),                                    \
-    output_port(0, "routing." side ".counts", guard ": B,num_experts", name " of each expert", 0, ATTEND_I32),                        \
-    output_port(0, "routing." side ".load", guard ": B,num_experts", "share of the assignments"),                                     \
-    output_port(0, "routing." side ".importance", guard ": B,num_experts", "mean router probability"),                                \
-    output_port(0, "routing." side ".balance_loss", guard ": B", "E sum_e load importance; 1 when balanced"),                         \
-    output_port(0, "routing." side ".cv2", guard ": B", "squared coefficient of variation of the gate sums"),                         \
-    output_port(0, "routing." side ".z_loss", guard ": B", "mean squared logsumexp of the logits"),                                   \
-    output_port(0, "routing." side ".entropy", guard ": B", "mean entropy of the router"),                                            \
-    output_port(0, "routing." side ".max_load", guard ": B", "largest count over the mean count"),                                    \
-    output_port(0, "routing." side ".dropped_fraction", guard ": B", "0: nothing is dropped"),                                        \
-    output_port(0, "routing." side ".capacity", guard ": B", "0: no capacity", 0, ATTEND_I32),                                        \
-    output_port(0, "routing." side ".dropped", guard ": B", "0: nothing is dropped", 0, ATTEND_I32),                                  \
-    output_port(0, "routing." side ".unassigned", guard ": B", "0: every token has experts", 0, ATTEND_I32),                          \
-    output_port(0, "routing." side ".empty_experts", guard ": B", "experts without " name, 0, ATTEND_I32)
+#define ATTEND_ROUTING_PORTS(side, name, guard, rows, n)                                                             \
+    output_port(0, "routing." side ".assignments", guard ": upto(" rows "),3", "(item, expert, token) of the " name, \
+                0, ATTEND_I32),                                                                                      \
+        output_port(0, "routing." side ".gates", guard ": upto(" rows ")", "gate of each assignment"),               \
+        output_port(0, "routing." side ".counts", guard ": B,num_experts", name " of each expert", 0, ATTEND_I32),   \
+        output_port(0, "routing." side ".load", guard ": B,num_experts", "share of the assignments"),                \
+        output_port(0, "routing." side ".importance", guard ": B,num_experts", "mean router probability"),           \
+        output_port(0, "routing." side ".balance_loss", guard ": B", "E sum_e load importance; 1 when balanced"),    \
+        output_port(0, "routing." side ".cv2", guard ": B", "squared coefficient of variation of the gate sums"),    \
+        output_port(0, "routing." side ".z_loss", guard ": B", "mean squared logsumexp of the logits"),              \
+        output_port(0, "routing." side ".entropy", guard ": B", "mean entropy of the router"),                       \
+        output_port(0, "routing." side ".max_load", guard ": B", "largest count over the mean count"),               \
+        output_port(0, "routing." side ".dropped_fraction", guard ": B", "0: nothing is dropped"),                   \
+        output_port(0, "routing." side ".capacity", guard ": B", "0: no capacity", 0, ATTEND_I32),                   \
+        output_port(0, "routing." side ".dropped", guard ": B", "0: nothing is dropped", 0, ATTEND_I32),             \
+        output_port(0, "routing." side ".unassigned", guard ": B", "0: every token has experts", 0, ATTEND_I32),     \
+        output_port(0, "routing." side ".empty_experts", guard ": B", "experts without " name, 0, ATTEND_I32)
 
 namespace attend::ATTEND_ISA {
 
@@ -76,7 +77,8 @@ inline void bind_experts(attend_experts& experts, const ForwardArgs& args) {
 inline int64_t length_of(const attend_tensor* lengths, int64_t item, int64_t extent) {
     if (!lengths) return extent;
     const int64_t at = item * lengths->strides[0];
-    return lengths->dtype_bits == 32 ? static_cast<const int32_t*>(lengths->data)[at] : static_cast<const int64_t*>(lengths->data)[at];
+    return lengths->dtype_bits == 32 ? static_cast<const int32_t*>(lengths->data)[at]
+                                     : static_cast<const int64_t*>(lengths->data)[at];
 }
 
 // Writes the outputs `routing.<side>.*` of one item, if they were asked for; rows counts the assignments written.
@@ -96,7 +98,15 @@ inline void report_routing(const ForwardArgs& args, const attend_router& router,
     const int64_t experts = router.experts;
     const auto floats = [&](const char* field) { return static_cast<float*>(output(field)->data); };
     const auto ints = [&](const char* field) { return static_cast<int32_t*>(output(field)->data); };
-    attend_routing_report r{ints("counts") + item * experts, floats("load") + item * experts, floats("importance") + item * experts, 0, 0, 0, 0, 0, 0};
+    attend_routing_report r{ints("counts") + item * experts,
+                            floats("load") + item * experts,
+                            floats("importance") + item * experts,
+                            0,
+                            0,
+                            0,
+                            0,
+                            0,
+                            0};
     ATTEND_KERNEL(attend_report_routing)(&router, &assignment, &r);
     floats("balance_loss")[item] = r.balance_loss;
     floats("cv2")[item] = r.cv2;
@@ -121,7 +131,8 @@ inline void set_rows(const ForwardArgs& args, const char* name, int64_t rows) {
         if (!attend_text_equal(block->id, ATTEND_EXT_DYNAMIC_ROWS)) continue;
         const auto& outputs = reinterpret_cast<const attend_dynamic_rows*>(block)->outputs;
         for (uint32_t at = 0; at < outputs.count; ++at) {
-            const auto* entry = reinterpret_cast<const attend_dynamic_row*>(static_cast<const char*>(outputs.items) + uint64_t{at} * outputs.stride);
+            const auto* entry = reinterpret_cast<const attend_dynamic_row*>(static_cast<const char*>(outputs.items) +
+                                                                            uint64_t{at} * outputs.stride);
             if (attend_text_equal(entry->name, name)) *entry->rows = rows;
         }
     }

@@ -36,7 +36,8 @@ inline void describe(OwnTensor& own, float* data, int64_t a, int64_t b, int64_t 
 }
 
 // The same memory with other extents and strides.
-inline void describe(OwnTensor& own, const attend_tensor& like, const int64_t (&shape)[4], const int64_t (&strides)[4]) {
+inline void describe(OwnTensor& own, const attend_tensor& like, const int64_t (&shape)[4],
+                     const int64_t (&strides)[4]) {
     own.tensor = like;
     own.tensor.ndim = 4;
     own.tensor.shape = own.shape;
@@ -174,8 +175,9 @@ inline double visible_pairs(const attend_plan_desc& desc) {
 
 // Flops and bytes of softmax attention over so many pairs per head: two products, each tensor once.
 inline void softmax_cost(const attend_plan_desc& desc, double pairs, attend_cost& cost) {
-    const auto b = static_cast<double>(desc.batch), hq = static_cast<double>(desc.num_q_heads), hkv = static_cast<double>(desc.num_kv_heads),
-               nq = static_cast<double>(desc.q_len), nk = static_cast<double>(desc.kv_len), d = static_cast<double>(desc.head_dim),
+    const auto b = static_cast<double>(desc.batch), hq = static_cast<double>(desc.num_q_heads),
+               hkv = static_cast<double>(desc.num_kv_heads), nq = static_cast<double>(desc.q_len),
+               nk = static_cast<double>(desc.kv_len), d = static_cast<double>(desc.head_dim),
                dv = static_cast<double>(desc.value_dim);
     cost.flops = 2.0 * b * hq * pairs * (d + dv);
     cost.bytes = 4.0 * b * (hq * nq * (d + dv) + hkv * nk * (d + dv));
@@ -186,7 +188,9 @@ struct Carve {
     char* at;
     uint64_t left;
     explicit Carve(const Context& context) : at(static_cast<char*>(context.workspace)), left(context.workspace_bytes) {}
-    static uint64_t floats(int64_t count) { return (static_cast<uint64_t>(count) * sizeof(float) + 63) & ~uint64_t{63}; }
+    static uint64_t floats(int64_t count) {
+        return (static_cast<uint64_t>(count) * sizeof(float) + 63) & ~uint64_t{63};
+    }
     float* take(int64_t count) {
         float* piece = reinterpret_cast<float*>(at);
         at += floats(count);
