@@ -38,9 +38,8 @@ struct ServiceSettings {
     bool probe{true};                                   // try foreign plugins in a child process first
 };
 
-// Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value
-// likewise. An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or
-// F64.
+// Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value likewise.
+// An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or F64.
 struct ForwardInputs {
     Tensor query;
     std::optional<Tensor> key, value;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // cross-attention: one sequence reads another of different length and width.
 //
-// Paper    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3; parameters as in Rombach et al. 2022 (latent
-// diffusion) Formula  q = x Wq^T + bq, k = context Wk^T + bk, v = value_context Wv^T + bv; softmax attention; joined
-// heads Wo^T + bo Cost     O(Nq * Nk * H * D) and the projections; no score matrix Differs  queries and keys come from
-// different sequences, so there is no causal edge and no window
+// Paper    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3; parameters as in Rombach et al. 2022 (latent diffusion)
+// Formula  q = x Wq^T + bq, k = context Wk^T + bk, v = value_context Wv^T + bv; softmax attention; joined heads Wo^T + bo
+// Cost     O(Nq * Nk * H * D) and the projections; no score matrix
+// Differs  queries and keys come from different sequences, so there is no causal edge and no window
 
 #include "attend/author/projected.hpp"
 

@@ -24,8 +24,8 @@ inline constexpr const char* stabilizers[] = {"auto", "official", "exact", nullp
 inline constexpr const char* norms[] = {"chi", "sqrtD", nullptr};
 inline constexpr double most_features = 2147483647.0;
 
-// Rows of the option table; `at` is the offset of the FavorOptions in the mechanism's Options. Scale and seed have rows
-// of the mechanism's own.
+// Rows of the option table; `at` is the offset of the FavorOptions in the mechanism's Options. Scale and seed have rows of
+// the mechanism's own.
 #define ATTEND_FAVOR_OPTIONS(at)                                                                                       \
     option_maybe_int((at) + offsetof(FavorOptions, num_features), "num_features", {1, favor::most_features},           \
                      "rows M of the projection; default: its own, else D ln D rounded down", "use_projection"),        \

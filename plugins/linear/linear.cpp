@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear-attention: a fixed product of features in the place of exp(q k), so that keys collapse into one state.
 //
-// Paper    Katharopoulos et al. 2020, "Transformers are RNNs", arXiv:2006.16236; dpfp: Schlag et al. 2021,
-// arXiv:2102.11174;
+// Paper    Katharopoulos et al. 2020, "Transformers are RNNs", arXiv:2006.16236; dpfp: Schlag et al. 2021, arXiv:2102.11174;
 //          favor+: Choromanski et al. 2020, arXiv:2009.14794
-// Formula  o_i = sum_j A_ij v_j / (sum_j A_ij + eps),  A_ij = e^{beta_j} <phi(scale q_i), phi(k_j)>, over visible keys
-// j
+// Formula  o_i = sum_j A_ij v_j / (sum_j A_ij + eps),  A_ij = e^{beta_j} <phi(scale q_i), phi(k_j)>, over visible keys j
 //          elu: x + 1 above 0, e^x elsewhere;  relu: max(x, 0);
 //          dpfp: products of r = [relu(x), relu(-x)] with itself rolled by 1 to nu;  favor+: performer-attention
 // Cost     O((Nq + Nk) F Dv) with F = D (elu, relu), 2 D nu (dpfp), M or 2 M (favor+); state F (Dv + 1)

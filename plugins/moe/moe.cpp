@@ -2,8 +2,7 @@
 // moe-attention: each token is processed by its top-k attention experts.
 //
 // Paper    Zhang et al. 2022, "Mixture of Attention Heads", arXiv:2210.05144 (scope = global)
-// Formula  y_i = sum over e in T_i of g_ie F_e(i),  F_e(i) = sum_a A[e,a,i] Wo[e,a],  T_i = top-k experts by z_i = x_i
-// Wr
+// Formula  y_i = sum over e in T_i of g_ie F_e(i),  F_e(i) = sum_a A[e,a,i] Wo[e,a],  T_i = top-k experts by z_i = x_i Wr
 //          routed: an expert attends only among the tokens routed to it; global: over all keys
 // Cost     routed, balanced: O(k^2 n^2 / E) for the attention, O(n k M d) for the projections
 // Differs  scope = routed is this project's; the paper's membership by gate > 0 is not followed: the top-k set stays

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // local-attention: every query sees the keys near it, and a few global tokens; exact over those.
 //
-// Paper    sliding windows as in Beltagy et al. 2020, arXiv:2004.05150, section 3.1; blocked form: windows of whole
-// blocks Formula  sliding: S(i) = { j : p_i - left <= j <= p_i + right } + globals
+// Paper    sliding windows as in Beltagy et al. 2020, arXiv:2004.05150, section 3.1; blocked form: windows of whole blocks
+// Formula  sliding: S(i) = { j : p_i - left <= j <= p_i + right } + globals
 //          block:   S(i) = { j : c - look_backward <= floor(j / w) <= c + look_forward } + globals, c = floor(p_i / w)
 //          a global query (p_i among the globals) sees all keys if global_rows; causal cuts each set at j <= p_i
 // Cost     O(Nq * (left + right + 1 + globals) * D); nothing of size N x window is stored

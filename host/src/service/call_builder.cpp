@@ -57,8 +57,7 @@ public:
         if (auto done = describe(max_workers); !done) return done.error();
         if (sizes.lse) plan_->desc.flags |= ATTEND_PLAN_NEED_LSE;
         if (sizes.scores) plan_->desc.flags |= ATTEND_PLAN_NEED_SCORES;
-        // A request says that it has a mask, not of which kind, so the general one is assumed: per pair, for all heads
-        // alike.
+        // A request says that it has a mask, not of which kind, so the general one is assumed: per pair, for all heads alike.
         const Shape pairs{sizes.batch, 1, sizes.q_len, sizes.kv_len}, pair_strides = compact_strides(pairs);
         std::array<CallTensor, 2> given;
         std::vector<attend_binding> bindings;

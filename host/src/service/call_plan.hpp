@@ -82,8 +82,7 @@ struct CallRequest {
 // Inputs converted to types that the mechanism takes; shapes as the caller gave them.
 Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs);
 
-// Everything up to and including the plugin's plan. Errors name the mechanism, the tensor or option, and what is
-// accepted.
+// Everything up to and including the plugin's plan. Errors name the mechanism, the tensor or option, and what is accepted.
 Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs,
                                              const CallRequest& request, std::uint32_t max_workers);
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The small language of port tables (sdk/docs/plugin-abi.md, "Ports"): shapes of tensors in terms of sizes and options,
 // and initialisers of weights.
-//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" |
-//   "upto(" expr ")," dims | "scalar" ) ; dims        = expr { "," expr } ; init        = alternative { "|" alternative
-//   } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ; guard       = term { "&" term }
-//   ;  term = expr | "!" expr | expr ( "=" | "!=" ) value ; expr        = sums, products and quotients of integers,
-//   decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
+//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "upto(" expr ")," dims | "scalar" ) ;
+//   dims        = expr { "," expr } ;
+//   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
+//   guard       = term { "&" term } ;  term = expr | "!" expr | expr ( "=" | "!=" ) value ;
+//   expr        = sums, products and quotients of integers, decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
 //                 symbols, or(a,b) (a if it has a value), sqrt(a), min(a,b), max(a,b) and parentheses.
-// The first alternative whose guard holds counts (of a tensor's rank, where several do); if none does, the port does
-// not exist in this mode.
+// The first alternative whose guard holds counts (of a tensor's rank, where several do); if none does, the port does not exist in this mode.
 #pragma once
 
 #include <cstdint>

@@ -23,9 +23,8 @@ enum class RandomDomain : std::uint32_t { init = 2, feature = 3, data = 7, servi
 void fill_normal(float* out, std::int64_t count, std::uint64_t seed, RandomDomain domain, std::string_view name);
 
 // A float32 tensor as the initialiser says. `name` is `mechanism/Weight` in the spelling of the weights table.
-// Initialisers: zeros, ones, constant(v), identity, uniform(a[,b]), normal([mu,]sd), xavierUniform([gain]),
-// xavierNormal([gain]), kaimingUniform, lecunNormal, truncNormal(sd), orthogonal([gain]). out_first: matrices are [out,
-// in], else [in, out].
+// Initialisers: zeros, ones, constant(v), identity, uniform(a[,b]), normal([mu,]sd), xavierUniform([gain]), xavierNormal([gain]),
+// kaimingUniform, lecunNormal, truncNormal(sd), orthogonal([gain]). out_first: matrices are [out, in], else [in, out].
 [[nodiscard]] Result<Tensor> initialise(const Initialiser& init, const std::vector<std::int64_t>& shape,
                                         std::uint64_t seed, const std::string& name, bool out_first);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The linear engine against the quadratic form: every map and stabiliser, awkward sizes, masks, lengths, offsets,
-// strides, and random mixtures of all.
+// The linear engine against the quadratic form: every map and stabiliser, awkward sizes, masks, lengths, offsets, strides,
+// and random mixtures of all.
 #include "unit/linear/support.hpp"
 
 namespace attend::linear_test {

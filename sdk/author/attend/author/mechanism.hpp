@@ -3,12 +3,11 @@
 // lives in namespace attend::ATTEND_ISA. A mechanism is an Options struct, tables of options and ports, and functions:
 //
 //   struct Options { int64_t window_size; ... };
-//   constexpr OptionRow option_table[] = { option_int(offsetof(Options, window_size), "window_size", "128", ...), ...
-//   }; constexpr attend_port port_table[] = { input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"), ... };
+//   constexpr OptionRow option_table[] = { option_int(offsetof(Options, window_size), "window_size", "128", ...), ... };
+//   constexpr attend_port port_table[] = { input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"), ... };
 //   attend_status forward(const Options& options, const ForwardArgs& args, const Context& context);
 //   ATTEND_MECHANISM(local, { .name = "local-attention", ..., ATTEND_OPTION_TABLE(Options, option_table),
-//                             ATTEND_PORT_TABLE(port_table), .workspace = erased<workspace>, .forward = erased<forward>
-//                             })
+//                             ATTEND_PORT_TABLE(port_table), .workspace = erased<workspace>, .forward = erased<forward> })
 //
 // plugin.cpp lists the mechanism by its first argument (plugin.hpp).
 #pragma once

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Option tables: one row per option with name, default, accepted range and one line of help. The host parses, checks
-// and completes values from this table; `attend describe`, the JSON Schema and the reference page are printed from it.
+// Option tables: one row per option with name, default, accepted range and one line of help. The host parses, checks and
+// completes values from this table; `attend describe`, the JSON Schema and the reference page are printed from it.
 #pragma once
 
 #include "attend/author/entry.hpp"
