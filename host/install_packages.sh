@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(ca-certificates git g++ gcc make cmake ninja-build ccache libboost1.81-dev libboost-filesystem1.81-dev libboost-json1.81-dev
           libxsimd-dev libtbb-dev libspdlog-dev libfmt-dev libcli11-dev catch2)
 if [[ "${1:-}" == tests ]]; then
-  packages+=(clang binutils python3)
+  packages+=(clang binutils python3 python3-venv)
 fi
 
 missing=()
