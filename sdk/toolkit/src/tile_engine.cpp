@@ -2,6 +2,7 @@
 // Softmax attention over tiles: the loop over batch items, heads and query tiles.
 #include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/core/parallel.hpp"
+#include "attend/toolkit/decode/decode.hpp"
 #include "attend/toolkit/tile/tile_worker.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -105,13 +106,16 @@ using namespace attend::ATTEND_ISA;
 
 extern "C" uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem* problem, uint32_t max_workers) {
     if (problem == nullptr || problem->query == nullptr || problem->num_segments == 0) return 0;
-    return TileScratch::bytes(sizes_of(*problem)) * (max_workers == 0 ? 1 : max_workers);
+    const uint64_t tiles = TileScratch::bytes(sizes_of(*problem)) * (max_workers == 0 ? 1 : max_workers);
+    const uint64_t rows = decode_workspace(*problem, max_workers);  // whether few rows go that way is known later
+    return tiles > rows ? tiles : rows;
 }
 
 extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem* problem,
                                                             const attend_context* context) {
     const attend_status checked = check_tile_problem(*problem, context->error);
     if (checked != ATTEND_OK) return checked;
+    if (decode_applies(*problem)) return decode_forward(*problem, context);
     TileRun run{};
     run.problem = problem;
     run.sizes = sizes_of(*problem);

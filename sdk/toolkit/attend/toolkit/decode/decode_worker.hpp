@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+// One part of the keys of one key/value head for all of its query rows: scores, softmax, weighted values, block by
+// block. What comes out is either the finished rows or, where the keys are split, a state to be merged.
+#pragma once
+
+#include <math.h>
+
+#include "attend/toolkit/decode/pipeline.hpp"
+
+namespace attend::ATTEND_ISA::decode {
+
+inline void* address(const attend_tensor& tensor, int64_t bytes, int64_t a, int64_t b, int64_t c) {
+    const int64_t item = tensor.shape[0] == 1 ? 0 : a;
+    return static_cast<char*>(tensor.data) +
+           (item * tensor.strides[0] + b * tensor.strides[1] + c * tensor.strides[2]) * bytes;
+}
+
+template <int G, class Unit>
+class Worker {
+public:
+    Worker(const Run& run, const Scratch& scratch, int64_t batch, int64_t kv_head)
+        : run_(run), sizes_(run.sizes), problem_(*run.problem), scratch_(scratch), batch_(batch), kv_head_(kv_head) {
+        staged_ = !Unit::paired && sizes_.key != Element::f32;
+        element_bytes_ = bytes_of(sizes_.key);
+        const int64_t length = problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch) : sizes_.q_len;
+        rows_ = lesser(length, sizes_.q_len) * sizes_.pack;
+        fill_rows();
+        limit_keys();
+    }
+
+    int64_t rows() const { return rows_; }
+
+    // Keys [begin, end) of the numbering through all segments.
+    void forward(int64_t begin, int64_t end) {
+        for (int64_t group = 0; group < sizes_.groups; ++group) start_softmax(scratch_.softmax(group));
+        const int64_t acc_floats = sizes_.groups * G * sizes_.acc_stride;
+        for (int64_t at = 0; at < acc_floats; at += batch_lanes) store(scratch_.acc + at, Batch(0.0f));
+        if (rows_ == 0) return;
+        pack_queries();
+        int64_t first = 0;
+        for (uint32_t index = 0; index < problem_.num_segments; ++index) {
+            const attend_key_segment& segment = problem_.segments[index];
+            const int64_t keys = segment.key->shape[2];
+            const bool main = (segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0;
+            const int64_t low = main ? greater(begin, hull_begin_) : begin;
+            const int64_t high = main ? lesser(end, hull_end_) : end;
+            const int64_t from = greater(low - first, 0), to = lesser(high - first, keys);
+            for (int64_t row = from; row < to; row += sizes_.block)
+                block(segment, first, row, lesser(sizes_.block, to - row), main);
+            first += keys;
+        }
+    }
+
+    void write_part(float* to) const {
+        const int64_t floats = sizes_.groups * G * sizes_.acc_stride;
+        __builtin_memcpy(to, scratch_.acc, static_cast<size_t>(floats) * sizeof(float));
+        to += floats;
+        for (int64_t group = 0; group < sizes_.groups; ++group, to += 2 * G) {
+            const SoftmaxState state = scratch_.softmax(group);
+            __builtin_memcpy(to, state.row_max, G * sizeof(float));
+            sum_lanes<G>(state.row_sum, to + G);
+        }
+    }
+
+    // Parts of this head, in order: the largest maximum first, then sums of rescaled parts.
+    void merge_parts(const float* parts) {
+        const int64_t floats = sizes_.groups * G * sizes_.acc_stride;
+        for (int64_t row = 0; row < rows_; ++row) {
+            const int64_t place = floats + row / G * 2 * G + row % G;
+            float best = -infinity;
+            for (int64_t split = 0; split < sizes_.splits; ++split) {
+                const float other = parts[split * sizes_.part_floats() + place];
+                best = other > best ? other : best;
+            }
+            const float base = best == -infinity ? 0.0f : best;
+            float* acc = scratch_.acc + row * sizes_.acc_stride;
+            float sum = 0.0f;
+            for (int64_t split = 0; split < sizes_.splits; ++split) {
+                const float* part = parts + split * sizes_.part_floats();
+                float scale[batch_lanes];
+                store(scale, exp_nonpositive(Batch(part[place] - base)));
+                const Batch factor(scale[0]);
+                sum = __builtin_fmaf(part[place + G], scale[0], sum);
+                const float* from = part + row * sizes_.acc_stride;
+                for (int64_t at = 0; at < sizes_.acc_stride; at += batch_lanes) {
+                    const Batch old = split == 0 ? Batch(0.0f) : load(acc + at);
+                    store(acc + at, fma(load(from + at), factor, old));
+                }
+            }
+            finish_row(row, best, sum);
+        }
+    }
+
+    void finish() {
+        float sums[size_t{G}];
+        for (int64_t row = 0; row < rows_; ++row) {
+            const SoftmaxState state = scratch_.softmax(row / G);
+            if (row % G == 0) sum_lanes<G>(state.row_sum, sums);
+            finish_row(row, state.row_max[row % G], sums[row % G]);
+        }
+    }
+
+    // Rows that are no query: zeros, LSE minus infinity.
+    void write_empty_rows() {
+        for (int64_t at = 0; at < sizes_.acc_stride; at += batch_lanes) store(scratch_.ordered + at, Batch(0.0f));
+        for (int64_t row = rows_; row < sizes_.rows; ++row) write(row, scratch_.ordered, 0.0f, -infinity);
+    }
+
+private:
+    static constexpr int64_t far = int64_t{1} << 40;  // a window this wide is unlimited, and sums with it stay in range
+
+    int64_t head_of(int64_t row) const { return kv_head_ * sizes_.pack + row % sizes_.pack; }
+    int64_t rows_of(int64_t group) const { return lesser(rows_ - group * G, G); }
+    float* scores_of(int64_t group) const { return scratch_.scores + group * sizes_.score_floats(); }
+
+    void fill_rows() {
+        const bool per_item = (problem_.flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
+        offset_ = per_item ? integer_at(problem_.key_lengths, batch_) - integer_at(problem_.query_lengths, batch_)
+                           : problem_.causal_offset;
+        kv_len_ = problem_.key_lengths != nullptr ? lesser(integer_at(problem_.key_lengths, batch_), sizes_.main_keys)
+                                                  : sizes_.main_keys;
+        if (rows_ == 0) return;
+        for (int64_t lane = 0; lane < sizes_.lane_stride; ++lane) {
+            const int64_t row = lesser(lane, rows_ - 1), i = row / sizes_.pack;
+            scratch_.query[lane] = static_cast<int32_t>(i);
+            scratch_.head[lane] = static_cast<int32_t>(head_of(row));
+            scratch_.position[lane] = static_cast<int32_t>(clamp(i + offset_, -most_rows, most_rows));
+        }
+        for (int64_t row = 0; row < rows_; ++row) {
+            if (run_.mask.present) scratch_.mask[row] = run_.mask.at(batch_, head_of(row), row / sizes_.pack, 0);
+            if (run_.bias.present) scratch_.bias[row] = run_.bias.at(batch_, head_of(row), row / sizes_.pack, 0);
+        }
+        tile_.batch = batch_;
+        tile_.kv_head = kv_head_;
+        tile_.num_lanes = rows_;
+        tile_.lane_stride = sizes_.lane_stride;
+        tile_.first_position = scratch_.position[0];
+        tile_.last_position = scratch_.position[rows_ - 1];
+        tile_.kv_len = kv_len_;
+        tile_.lane_query = scratch_.query;
+        tile_.lane_head = scratch_.head;
+        tile_.lane_position = scratch_.position;
+    }
+
+    // Keys per row from causal, window and length; their hull; the keys that every row sees.
+    void limit_keys() {
+        const bool causal = (problem_.flags & ATTEND_TILE_CAUSAL) != 0;
+        hull_begin_ = sizes_.main_keys;
+        full_end_ = kv_len_;
+        for (int64_t row = 0; row < rows_; ++row) {
+            const int64_t position = row / sizes_.pack + offset_;
+            int64_t begin = 0, end = kv_len_;
+            if (causal) end = clamp(position + 1, 0, end);
+            if (problem_.window_right >= 0) end = clamp(position + lesser(problem_.window_right, far) + 1, 0, end);
+            if (problem_.window_left >= 0) begin = greater(position - lesser(problem_.window_left, far), 0);
+            if (begin >= end) begin = end = 0;
+            scratch_.begin[row] = begin;
+            scratch_.end[row] = end;
+            full_begin_ = greater(full_begin_, begin);
+            full_end_ = lesser(full_end_, end);
+            if (begin == end) continue;
+            hull_begin_ = lesser(hull_begin_, begin);
+            hull_end_ = greater(hull_end_, end);
+        }
+    }
+
+    // [group][step][q][u], as score_rows reads it.
+    void pack_queries() {
+        constexpr int64_t U = batch_lanes / G;
+        const int64_t units = Unit::paired ? divide_up(sizes_.head_dim, 2) : sizes_.head_dim;
+        const int64_t group_floats = packed_steps(units, G) * batch_lanes;
+        for (int64_t at = 0; at < sizes_.groups * group_floats; at += batch_lanes)
+            store(scratch_.queries + at, Batch(0.0f));
+        const int64_t bytes = bytes_of(sizes_.query), stride = problem_.query->strides[3];
+        for (int64_t row = 0; row < rows_; ++row) {
+            const char* from =
+                static_cast<const char*>(address(*problem_.query, bytes, batch_, head_of(row), row / sizes_.pack));
+            float* to = scratch_.queries + row / G * group_floats + row % G * U;
+            if constexpr (Unit::paired) {
+                const uint16_t* x = reinterpret_cast<const uint16_t*>(from);
+                for (int64_t unit = 0; unit < units; ++unit) {
+                    uint16_t pair[2] = {x[2 * unit * stride], 0};
+                    if (2 * unit + 1 < sizes_.head_dim) pair[1] = x[(2 * unit + 1) * stride];
+                    __builtin_memcpy(to + unit / U * batch_lanes + unit % U, pair, sizeof pair);
+                }
+            } else {
+                for (int64_t unit = 0; unit < units; ++unit)
+                    to[unit / U * batch_lanes + unit % U] = element_at(from, unit * stride, sizes_.query);
+            }
+        }
+        query_floats_ = group_floats;
+    }
+
+    void block(const attend_key_segment& segment, int64_t first_of_segment, int64_t row, int64_t keys, bool main) {
+        const int64_t first = first_of_segment + row;
+        bool masked = false;
+        if (main && run_.mask.present) {
+            int64_t seen = 0;
+            for (int64_t r = 0; r < rows_; ++r) {
+                const Visible visible = visible_keys(scratch_.mask[r] + first * run_.mask.strides[3],
+                                                     run_.mask.strides[3], keys);
+                seen += visible == Visible::none ? 0 : 1;
+                masked |= visible != Visible::all;
+                if (seen > 0 && masked) break;
+            }
+            if (seen == 0) return;
+        }
+        scores_of_keys(segment, row, keys);
+        if (problem_.softcap > 0.0)
+            for (int64_t group = 0; group < sizes_.groups; ++group)
+                cap_scores(scores_of(group), keys * G, static_cast<float>(problem_.softcap));
+        if (problem_.score != nullptr) call_hook(first, keys);
+        bool hides = masked || (problem_.score != nullptr && (problem_.flags & ATTEND_TILE_SCORE_HIDES) != 0);
+        const bool limited = main && (first < full_begin_ || first + keys > full_end_);
+        for (int64_t r = 0; r < rows_; ++r) {
+            float* scores = scores_of(r / G) + r % G;
+            if (main && run_.bias.present)
+                hides |= add_bias(scores, G, scratch_.bias[r] + first * run_.bias.strides[3], run_.bias.strides[3], keys);
+            if (masked)
+                apply_mask(scores, G, scratch_.mask[r] + first * run_.mask.strides[3], run_.mask.strides[3], keys);
+            if (limited) apply_limits(scores, G, scratch_.begin[r] - first, scratch_.end[r] - first, keys);
+        }
+        add_keys(segment, row, keys, hides || limited);
+    }
+
+    void scores_of_keys(const attend_key_segment& segment, int64_t row, int64_t keys) {
+        Bytes key = static_cast<Bytes>(address(*segment.key, element_bytes_, batch_, kv_head_, row));
+        const int64_t stride = segment.key->strides[2] * element_bytes_, bytes = sizes_.head_dim * element_bytes_;
+        const float scale = static_cast<float>(problem_.scale);
+        if (!staged_) {
+            for (int64_t group = 0; group < sizes_.groups; ++group)
+                score_rows<G>(Unit{}, key, stride, keys, scratch_.queries + group * query_floats_, bytes, scale,
+                              scores_of(group));
+            return;
+        }
+        const int64_t wide = sizes_.head_dim * unit_bytes;
+        for (int64_t at = 0; at < keys; at += staged_block) {
+            const int64_t some = lesser(staged_block, keys - at);
+            for (int64_t k = 0; k < some; ++k)
+                widen_row(key + (at + k) * stride, sizes_.key, sizes_.head_dim, scratch_.stage + k * sizes_.head_dim);
+            for (int64_t group = 0; group < sizes_.groups; ++group)
+                score_rows<G>(Unit{}, reinterpret_cast<Bytes>(scratch_.stage), wide, some,
+                              scratch_.queries + group * query_floats_, wide, scale, scores_of(group) + at * G);
+        }
+    }
+
+    // The hook sees all rows side by side, as in a tile.
+    void call_hook(int64_t first, int64_t keys) {
+        const int64_t lanes = sizes_.lane_stride;
+        for (int64_t key = 0; key < keys; ++key)
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                const int64_t r = lesser(lane, rows_ - 1);
+                scratch_.tile[key * lanes + lane] = scores_of(r / G)[key * G + r % G];
+            }
+        const attend_score_tile stored{&tile_, scratch_.tile, first, keys, nullptr};
+        problem_.score(problem_.score_user, &stored);
+        for (int64_t r = 0; r < rows_; ++r)
+            for (int64_t key = 0; key < keys; ++key)
+                scores_of(r / G)[key * G + r % G] = scratch_.tile[key * lanes + r];
+    }
+
+    void add_keys(const attend_key_segment& segment, int64_t row, int64_t keys, bool hides) {
+        const int64_t count = round_up(keys * G, 2 * batch_lanes);
+        for (int64_t group = 0; group < sizes_.groups; ++group) {
+            float* scores = scores_of(group);
+            for (int64_t at = keys * G; at < count; ++at) scores[at] = -infinity;
+            if (hides)
+                __builtin_memcpy(scratch_.kept + group * sizes_.score_floats(), scores,
+                                 static_cast<size_t>(count) * sizeof(float));
+            update_softmax<G>(scores, count, scratch_.softmax(group));
+#if ATTEND_HAS_DOTS
+            if constexpr (Unit::paired)
+                pair_weights<G>(scores, count, scratch_.pairs + group * sizes_.score_floats());
+#endif
+        }
+        if (problem_.output == nullptr) return;
+        const Bytes value = static_cast<Bytes>(address(*segment.value, element_bytes_, batch_, kv_head_, row));
+        const int64_t stride = segment.value->strides[2] * element_bytes_;
+        const int64_t step = staged_ ? staged_block : value_block;
+        for (int64_t at = 0; at < keys; at += step)
+            values(value + at * stride, stride, at, lesser(step, keys - at), hides);
+    }
+
+    void values(Bytes value, int64_t stride, int64_t at, int64_t keys, bool hides) {
+        const int64_t columns = sizes_.value_dim;
+        if (staged_) {
+            for (int64_t key = 0; key < keys; ++key)
+                widen_row(value + key * stride, sizes_.key, columns, scratch_.stage + key * columns);
+            value = reinterpret_cast<Bytes>(scratch_.stage);
+            stride = columns * unit_bytes;
+        }
+        bool wild = false;
+        if (hides)
+            for (int64_t key = 0; key < keys && !wild; ++key) wild = is_wild<Unit>(value + key * stride, columns);
+        const Bytes given = value;
+        const int64_t given_stride = stride;
+        if (wild) {
+            // Staged rows make room first: what was taken out is looked up again below.
+            float* tame = staged_ ? scratch_.stage + staged_block * columns : scratch_.stage;
+            tame_rows<Unit>(value, stride, keys, columns, tame);
+            value = reinterpret_cast<Bytes>(tame);
+            stride = columns * (Unit::paired ? 2 : unit_bytes);
+        }
+        for (int64_t group = 0; group < sizes_.groups; ++group) {
+            const float* weights = scores_of(group) + at * G;
+            float* acc = scratch_.acc + group * G * sizes_.acc_stride;
+            const float* pairs = scratch_.pairs + group * sizes_.score_floats() + at / 2 * G;
+            const ValueRows rows{value, stride,
+                                 keys,  columns,
+                                 Unit::paired ? pairs : weights, acc,
+                                 sizes_.acc_stride, at == 0 ? scratch_.softmax(group).factor : nullptr};
+            add_values<G, Unit>(rows);
+            if (wild)
+                add_wild<G, Unit>(given, given_stride, keys, columns, weights,
+                                  scratch_.kept + group * sizes_.score_floats() + at * G, acc, sizes_.acc_stride);
+        }
+    }
+
+    void finish_row(int64_t row, float row_max, float row_sum) {
+        const float* acc = ordered_row<Unit>(scratch_.acc + row * sizes_.acc_stride, sizes_.value_dim, scratch_.ordered);
+        if (row_sum == 0.0f)
+            write(row, acc, 0.0f, -infinity);  // no key
+        else
+            write(row, acc, 1.0f / row_sum,
+                  static_cast<float>(static_cast<double>(row_max) + ::log(static_cast<double>(row_sum))));
+    }
+
+    void write(int64_t row, const float* values, float factor, float lse) const {
+        const int64_t head = head_of(row), i = row / sizes_.pack;
+        if (problem_.output != nullptr)
+            write_row(values, factor, sizes_.value_dim,
+                      address(*problem_.output, bytes_of(sizes_.query), batch_, head, i), problem_.output->strides[3],
+                      sizes_.query);
+        if (problem_.lse != nullptr) *static_cast<float*>(address(*problem_.lse, 4, batch_, head, i)) = lse;
+    }
+
+    const Run& run_;
+    const Sizes& sizes_;
+    const attend_tile_problem& problem_;
+    const Scratch& scratch_;
+    const int64_t batch_, kv_head_;
+    bool staged_{false};
+    int64_t element_bytes_{4}, rows_{0}, offset_{0}, kv_len_{0}, query_floats_{0};
+    int64_t hull_begin_{0}, hull_end_{0}, full_begin_{0}, full_end_{0};
+    attend_query_tile tile_{};
+};
+
+}  // namespace attend::ATTEND_ISA::decode
