@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The suites quick, comprehensive and memory.
+#include <algorithm>
+
+#include "benchmark/bench.hpp"
+#include "benchmark/materialised.hpp"
+
+namespace attend::benchmark {
+namespace {
+
+std::uint32_t all_threads(Bench& bench) { return (*bench.service("", 0))->threads(); }
+
+// The row, and for mechanisms that approximate how far they are from exact attention.
+BenchmarkRow with_distance(Bench& bench, const CallSpec& spec) {
+    BenchmarkRow row = bench.measure(spec);
+    if (row.status == "measured") row.error = bench.distance_from_exact(spec);
+    return row;
+}
+
+}  // namespace
+
+Result<void> run_quick(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
+    const BenchmarkSettings& settings = bench.settings();
+    std::vector<std::int64_t> lengths = settings.lengths, dims = settings.dims;
+    if (lengths.empty()) lengths = {512};
+    if (dims.empty()) dims = {64};
+    for (const MechanismPtr& mechanism : mechanisms)
+        for (const std::int64_t dim : dims)
+            for (const std::int64_t length : lengths) {
+                CallSpec spec = spec_of(bench, *mechanism);
+                spec.threads = all_threads(bench);
+                spec.dim = dim;
+                spec.q_len = spec.kv_len = length;
+                report.rows.push_back(with_distance(bench, spec));
+            }
+    return {};
+}
+
+Result<void> run_comprehensive(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
+    const BenchmarkSettings& settings = bench.settings();
+    std::vector<std::int64_t> lengths = settings.lengths, dims = settings.dims;
+    if (lengths.empty()) lengths = {128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+    if (dims.empty()) dims = {64, 80, 96, 128, 192, 256};
+    const std::uint32_t threads = all_threads(bench);
+    const std::int64_t middle =
+        lengths[lengths.size() / 2] > 1024 && settings.lengths.empty() ? 1024 : lengths[lengths.size() / 2];
+    for (const MechanismPtr& mechanism : mechanisms) {
+        CallSpec spec = spec_of(bench, *mechanism);
+        spec.dim = dims.front();
+        for (const std::int64_t length : lengths) {
+            spec.threads = threads;
+            spec.q_len = spec.kv_len = length;
+            report.rows.push_back(with_distance(bench, spec));
+        }
+        spec.q_len = spec.kv_len = middle;
+        // The other head widths, model widths 128 to 1024 in heads of 64, and one thread alone.
+        for (std::size_t at = 1; at < dims.size(); ++at) {
+            spec.dim = dims[at];
+            report.rows.push_back(bench.measure(spec));
+        }
+        spec.dim = dims.front();
+        if (!settings.heads && settings.dims.empty())
+            for (const std::int64_t width : {128, 256, 768, 1024}) {
+                spec.heads = spec.kv_heads = width / 64;
+                report.rows.push_back(bench.measure(spec));
+            }
+        spec = spec_of(bench, *mechanism);
+        spec.dim = dims.front();
+        spec.q_len = spec.kv_len = middle;
+        for (std::uint32_t count = 1; count < threads; count *= 2) {
+            spec.threads = count;
+            report.rows.push_back(bench.measure(spec));
+        }
+    }
+    return {};
+}
+
+Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
+    const BenchmarkSettings& settings = bench.settings();
+    std::vector<std::int64_t> lengths = settings.lengths;
+    if (lengths.empty()) lengths = {1024, 2048, 4096, 8192, 16384};
+    for (const std::int64_t length : lengths) {
+        CallSpec plain;
+        bool first = true;
+        for (const MechanismPtr& mechanism : mechanisms) {
+            // Without a choice of mechanisms, the one that this suite is about.
+            if (settings.mechanisms.empty() && settings.category.empty() && mechanism->category != "flash") continue;
+            CallSpec spec = spec_of(bench, *mechanism);
+            spec.heads = settings.heads.value_or(1);
+            spec.kv_heads = settings.kv_heads.value_or(spec.heads);
+            spec.threads = all_threads(bench);
+            spec.q_len = spec.kv_len = length;
+            report.rows.push_back(bench.measure(spec));
+            if (first) plain = spec;
+            first = false;
+        }
+        if (!first) report.rows.push_back(measure_materialised(bench, plain));
+    }
+    report.notes.emplace_back(
+        "extra memory is the growth of the resident size during the first run: outputs and workspace; of materialised "
+        "output and scores");
+    return {};
+}
+
+}  // namespace attend::benchmark
