@@ -113,8 +113,10 @@ typedef struct attend_tile_problem {
 uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem *problem, uint32_t max_workers);
 attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem *problem, const attend_context *context);
 
-/* y = x W^T + b. input [B, N, E] with any strides; weight [O, E] with any strides; bias [O] or NULL; output [B, N, O]
-   with any strides. float32 accumulation in ascending E. */
+/* y = x W^T + b. input [B, N, E], weight [O, E], bias [O] or NULL, output [B, N, O]: each with any strides, each float32,
+   bfloat16 or float16. Sums are float32, in blocks of ascending E; the output is rounded once. Input and weight both
+   bfloat16: products by the processor's dot instruction where it has one (subnormal numbers count as zero there), else,
+   like all other pairs of types, as float32. A token's bits depend on neither the other tokens nor the workers. */
 typedef struct attend_projection {
     const attend_tensor *input, *weight, *bias, *output;
 } attend_projection;

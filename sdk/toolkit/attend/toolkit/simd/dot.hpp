@@ -204,15 +204,9 @@ ATTEND_ALWAYS_INLINE Pairs round_pairs(const Batch& low, const Batch& high) {
 
 // ---- bf16 in memory ----
 
-ATTEND_ALWAYS_INLINE float bf16_to_float(uint16_t x) {
-    const uint32_t bits = uint32_t{x} << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
-}
+ATTEND_ALWAYS_INLINE float bf16_to_float(uint16_t x) { return __builtin_bit_cast(float, uint32_t{x} << 16); }
 ATTEND_ALWAYS_INLINE uint16_t float_to_bf16(float x) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
     if (x != x) return static_cast<uint16_t>((bits | 0x00400000u) >> 16);
     return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
@@ -227,29 +221,19 @@ inline float f16_to_float(uint16_t x) {
     const uint32_t size = x & 0x7FFFu, sign = uint32_t{x & 0x8000u} << 16;
     uint32_t bits = (size << 13) + (112u << 23);
     if (size >= 0x7C00u) bits = 0x7F800000u | (size << 13) | (size > 0x7C00u ? 0x00400000u : 0u);
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    if (size < 0x0400u) value = static_cast<float>(size) * 0x1p-24f;
-    __builtin_memcpy(&bits, &value, sizeof bits);
-    bits |= sign;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
+    if (size < 0x0400u) bits = __builtin_bit_cast(uint32_t, static_cast<float>(size) * 0x1p-24f);
+    return __builtin_bit_cast(float, bits | sign);
 }
 // To nearest even, subnormal results too; 65520 and more become infinite, a NaN stays one and becomes quiet.
 inline uint16_t float_to_f16(float x) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
     const uint32_t sign = (bits >> 16) & 0x8000u, size = bits & 0x7FFFFFFFu;
     if (size > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u | ((size >> 13) & 0x3FFu));
     if (size >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);
     if (size < 0x38800000u) {
         // Multiples of 2^-24: adding 2^23 of them leaves their number, rounded to even, in the lowest bits.
-        float number;
-        __builtin_memcpy(&number, &size, sizeof number);
-        number = number * 0x1p24f + 0x1p23f;
-        uint32_t count;
-        __builtin_memcpy(&count, &number, sizeof count);
-        return static_cast<uint16_t>(sign | (count - 0x4B000000u));
+        const float number = __builtin_bit_cast(float, size) * 0x1p24f + 0x1p23f;
+        return static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, number) - 0x4B000000u));
     }
     return static_cast<uint16_t>(sign | ((size - (112u << 23) + 0xFFFu + ((size >> 13) & 1u)) >> 13));
 }
