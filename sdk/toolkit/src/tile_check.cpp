@@ -51,12 +51,19 @@ public:
     void f32(const attend_tensor* tensor, const char* name, int rank, const int64_t* extents, const char* shape,
              bool broadcasts = false) {
         this->tensor(tensor, name, rank, extents, shape, broadcasts);
-        if (ok() && !is_f32(tensor)) {
-            Message text;
-            text << place << name << " has type code " << int64_t{tensor->dtype_code} << " of "
-                 << int64_t{tensor->dtype_bits} << " bits; accepted: float32";
-            fail(ATTEND_BAD_DTYPE, name, text);
-        }
+        if (ok() && !is_f32(tensor)) type(tensor, name, "float32");
+    }
+
+    // One of the three types that rows are stored in.
+    void stored(const attend_tensor* tensor, const char* name, int rank, const int64_t* extents, const char* shape) {
+        this->tensor(tensor, name, rank, extents, shape, false);
+        if (ok() && storage_of(tensor) == Storage::other) type(tensor, name, "float32, bf16 or f16");
+    }
+    void type(const attend_tensor* tensor, const char* name, const char* accepted) {
+        Message text;
+        text << place << name << " has type code " << int64_t{tensor->dtype_code} << " of "
+             << int64_t{tensor->dtype_bits} << " bits; accepted: " << accepted;
+        fail(ATTEND_BAD_DTYPE, name, text);
     }
 
     void lengths(const attend_tensor* tensor, const char* name, int64_t batch, int64_t most) {
@@ -103,14 +110,18 @@ void check_segments(Checker& check, const attend_tile_problem& problem) {
         const bool shared_key = segment.key->ndim == 4 && segment.key->shape[0] == 1;
         const bool shared_value = segment.value->ndim == 4 && segment.value->shape[0] == 1;
         const int64_t key[4] = {shared_key ? 1 : batch, kv_heads, any_extent, head_dim};
-        check.f32(segment.key, "key", 4, key, "[B, Hkv, Nk, D]");
+        check.stored(segment.key, "key", 4, key, "[B, Hkv, Nk, D]");
         if (!check.ok()) return;
         kv_heads = segment.key->shape[1];
         const int64_t value[4] = {shared_value ? 1 : batch, kv_heads, segment.key->shape[2], value_dim};
-        check.f32(segment.value, "value", 4, value, "[B, Hkv, Nk, Dv]");
+        check.stored(segment.value, "value", 4, value, "[B, Hkv, Nk, Dv]");
         if (!check.ok()) return;
         value_dim = segment.value->shape[3];
         const bool always = (segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) != 0;
+        const Storage stored = storage_of(segment.key), query = storage_of(problem.query);
+        if (storage_of(segment.value) != stored) check.type(segment.value, "value", "the type of key");
+        // A cache may be narrower than the queries; learned keys may be what their weights are.
+        if (!always && stored != query && query != Storage::f32) check.type(segment.key, "key", "the type of query");
         check.number(always || !extra, "segments", "main segments before always-visible ones");
         extra = extra || always;
     }
@@ -190,7 +201,7 @@ attend_status check_tile_problem(const attend_tile_problem& problem, attend_erro
                  "at least one of output, lse and scores");
     if (!check.ok()) return check.status();
     const int64_t any[4] = {any_extent, any_extent, any_extent, any_extent};
-    check.f32(problem.query, "query", 4, any, "[B, Hq, Nq, D]");
+    check.stored(problem.query, "query", 4, any, "[B, Hq, Nq, D]");
     if (check.ok()) check_segments(check, problem);
     if (!check.ok()) return check.status();
 
@@ -198,7 +209,12 @@ attend_status check_tile_problem(const attend_tile_problem& problem, attend_erro
     const int64_t output[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.value_dim};
     const int64_t scores[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.all_keys};
     const int64_t average[3] = {sizes.batch, sizes.q_len, sizes.all_keys};
-    if (problem.output != nullptr) check.f32(problem.output, "output", 4, output, "[B, Hq, Nq, Dv]");
+    if (problem.output != nullptr) {
+        check.stored(problem.output, "output", 4, output, "[B, Hq, Nq, Dv]");
+        const Storage storage = storage_of(problem.output);
+        if (check.ok() && storage != Storage::f32 && storage != storage_of(problem.query))
+            check.type(problem.output, "output", "float32 or the type of query");
+    }
     if (problem.lse != nullptr) check.f32(problem.lse, "lse", 3, output, "[B, Hq, Nq]");
     if (problem.scores != nullptr && sizes.average) check.f32(problem.scores, "scores", 3, average, "[B, Nq, Nk]");
     if (problem.scores != nullptr && !sizes.average) check.f32(problem.scores, "scores", 4, scores, "[B, Hq, Nq, Nk]");

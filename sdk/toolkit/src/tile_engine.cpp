@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax attention over tiles: the loop over batch items, heads and query tiles.
+#include <new>
+
 #include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/core/parallel.hpp"
 #include "attend/toolkit/decode/decode.hpp"
@@ -27,37 +29,154 @@ void fill_zero(float* row, int64_t stride, int64_t count) {
 void write_empty_rows(const TileRun& run, const TileRows& rows) {
     for (int64_t v = rows.begin; v < rows.end; ++v) {
         const int64_t row = v / rows.pack, head = rows.first_head + v % rows.pack;
-        if (run.output.present)
-            fill_zero(run.output.at(rows.batch, head, row, 0), run.output.strides[3], run.sizes.value_dim);
+        if (run.output.present) {
+            // Zero has the same bits in every type.
+            char* to = run.output.at(rows.batch, head, row);
+            const int64_t bytes = storage_bytes(run.output.storage);
+            for (int64_t c = 0; c < run.sizes.value_dim; ++c)
+                __builtin_memset(to + c * run.output.strides[3], 0, static_cast<size_t>(bytes));
+        }
         if (run.lse.present) *run.lse.at(rows.batch, head, row) = -infinity;
     }
 }
 
-template <int V>
-void run_tile(const TileRun& run, const TileScratch& scratch, const TileRows& rows) {
-    TileWorker<V> worker(run, scratch, rows);
-    worker.forward();
-    if (run.scores.present) worker.weights();
-    if (run.average.present) worker.add_weights();
+// Query tiles that walk together.
+class TileGroup {
+public:
+    TileGroup(const TileRun& run, const TileScratch& scratch)
+        : run_(run),
+          problem_(*run.problem),
+          scratch_(scratch),
+          block_(scratch.keys, scratch.values, run.sizes.head_dim, run.sizes.value_dim, run.dots) {}
+
+    // The tile's rows see at least the chance of a key; at most max_group tiles, of one key head.
+    void add(const TileRows& rows) {
+        batch_ = rows.batch;
+        kv_head_ = rows.kv_head;
+        new (&worker(count_)) TileWorker(run_, scratch_, scratch_.states[count_], rows);
+        ++count_;
+    }
+
+    void run() {
+        if (count_ == 0) return;
+        for (int64_t at = 0; at < count_; ++at) worker(at).start();
+        walk(Pass::forward);
+        for (int64_t at = 0; at < count_; ++at) worker(at).finish();
+        if (!run_.scores.present && !run_.average.present) return;
+        for (int64_t at = 0; at < count_; ++at) worker(at).start_weights();
+        walk(run_.scores.present ? Pass::weights : Pass::add_weights);
+    }
+
+private:
+    TileWorker& worker(int64_t at) { return reinterpret_cast<TileWorker*>(space_)[at]; }
+
+    void walk(Pass pass) {
+        pass_ = pass;
+        first_ = 0;
+        last_ = count_;
+        if (problem_.keys != nullptr) {
+            // Each tile has ranges of its own.
+            for (first_ = 0; first_ < count_; ++first_) {
+                last_ = first_ + 1;
+                problem_.keys(
+                    problem_.keys_user, &worker(first_).tile(),
+                    [](void* group, int64_t begin, int64_t end, uint32_t flags) {
+                        static_cast<TileGroup*>(group)->main_range(begin, end, (flags & ATTEND_KEYS_PARTIAL) != 0);
+                    },
+                    this);
+            }
+            first_ = 0;
+            last_ = count_;
+        } else {
+            main_range(0, run_.sizes.main_keys, false);
+        }
+        int64_t first = run_.sizes.main_keys;
+        for (uint32_t index = 0; index < problem_.num_segments; ++index) {
+            const attend_key_segment& segment = problem_.segments[index];
+            if ((segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0) continue;
+            segment_range(segment, first, 0, segment.key->shape[2], false, false);
+            first += segment.key->shape[2];
+        }
+    }
+
+    // Cut to what any tile at hand sees, and to the segments that hold it.
+    void main_range(int64_t begin, int64_t end, bool partial) {
+        int64_t hull_begin = run_.sizes.main_keys, hull_end = 0;
+        for (int64_t at = first_; at < last_; ++at) {
+            hull_begin = lesser(hull_begin, worker(at).hull_begin());
+            hull_end = greater(hull_end, worker(at).hull_end());
+        }
+        begin = greater(begin, hull_begin);
+        end = lesser(end, hull_end);
+        int64_t first = 0;
+        for (uint32_t index = 0; index < problem_.num_segments && first < end; ++index) {
+            const attend_key_segment& segment = problem_.segments[index];
+            if ((segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) != 0) continue;
+            const int64_t keys = segment.key->shape[2];
+            segment_range(segment, first, greater(begin - first, 0), lesser(end - first, keys), true, partial);
+            first += keys;
+        }
+    }
+
+    // Rows [begin, end) of a segment whose first row has number `first`, in blocks of equal size.
+    void segment_range(const attend_key_segment& segment, int64_t first, int64_t begin, int64_t end, bool main,
+                       bool partial) {
+        if (begin >= end) return;
+        const int64_t most = run_.sizes.key_tile, parts = divide_up(end - begin, most);
+        const int64_t step = lesser(most, round_up(divide_up(end - begin, parts), 16));
+        for (; begin < end; begin += step) {
+            block_.take(segment, batch_, kv_head_, begin, first + begin, lesser(step, end - begin));
+            for (int64_t at = first_; at < last_; ++at) worker(at).visit(block_, pass_, main, partial);
+        }
+    }
+
+    const TileRun& run_;
+    const attend_tile_problem& problem_;
+    const TileScratch& scratch_;
+    KeyBlock block_;
+    int64_t batch_{0}, kv_head_{0}, count_{0}, first_{0}, last_{0};
+    Pass pass_{Pass::forward};
+    alignas(TileWorker) unsigned char space_[size_t{max_group} * sizeof(TileWorker)];
+};
+
+// Tiles [first, end) of a head.
+void attend_tiles(const TileRun& run, const TileScratch& scratch, TileRows rows, int64_t first, int64_t end) {
+    const TileSizes& sizes = run.sizes;
+    TileGroup group(run, scratch);
+    const int64_t valid = valid_rows(run, rows.batch) * rows.pack;
+    for (int64_t tile = first; tile < end; ++tile) {
+        rows.begin = tile * sizes.tile_lanes;
+        rows.end = lesser(rows.begin + sizes.tile_lanes, sizes.q_len * rows.pack);
+        if (run.scores.present)
+            for (int64_t v = rows.begin; v < rows.end; ++v)
+                fill_zero(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0),
+                          run.scores.strides[3], sizes.all_keys);
+        TileRows empty = rows;
+        empty.begin = clamp(valid, rows.begin, rows.end);
+        write_empty_rows(run, empty);
+        rows.end = empty.begin;
+        if (rows.begin < rows.end) group.add(rows);
+    }
+    group.run();
 }
 
-void attend_rows(const TileRun& run, const TileScratch& scratch, TileRows rows) {
-    const int64_t end = rows.end;
-    if (run.scores.present)
-        for (int64_t v = rows.begin; v < end; ++v)
-            fill_zero(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0),
-                      run.scores.strides[3], run.sizes.all_keys);
-    rows.end = clamp(valid_rows(run, rows.batch) * rows.pack, rows.begin, end);
-    const int64_t count = rows.end - rows.begin;
-    if (count > 2 * batch_lanes)
-        run_tile<3>(run, scratch, rows);
-    else if (count > batch_lanes)
-        run_tile<2>(run, scratch, rows);
-    else if (count > 0)
-        run_tile<1>(run, scratch, rows);
-    rows.begin = rows.end;
-    rows.end = end;
-    write_empty_rows(run, rows);
+// The mean over heads of the weights of a tile's rows, head by head.
+void attend_average(const TileRun& run, const TileScratch& scratch, TileRows rows, int64_t tile) {
+    const TileSizes& sizes = run.sizes;
+    const TensorView<float, 3>& average = run.average;
+    const int64_t begin = tile * sizes.tile_lanes, end = lesser(begin + sizes.tile_lanes, sizes.q_len);
+    for (int64_t row = begin; row < end; ++row)
+        fill_zero(average.at(rows.batch, row, 0), average.strides[2], sizes.all_keys);
+    for (int64_t head = 0; head < sizes.q_heads; ++head) {
+        rows.first_head = head;
+        rows.kv_head = head * sizes.kv_heads / sizes.q_heads;
+        attend_tiles(run, scratch, rows, tile, tile + 1);
+    }
+    const float share = static_cast<float>(1.0 / static_cast<double>(sizes.q_heads));
+    for (int64_t row = begin; row < end; ++row) {
+        float* to = average.at(rows.batch, row, 0);
+        for (int64_t key = 0; key < sizes.all_keys; ++key) to[key * average.strides[2]] *= share;
+    }
 }
 
 attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot) noexcept {
@@ -67,36 +186,32 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
     Workspace space(run.memory + slot * run.slot_bytes);
     const TileScratch scratch = TileScratch::take(space, sizes);
     for (int64_t item = static_cast<int64_t>(begin); item < static_cast<int64_t>(end); ++item) {
-        // Last tile first: where causal, it is the longest, and the loop ends with short ones.
-        const int64_t tile = sizes.tiles - 1 - item % sizes.tiles;
-        const int64_t outer = item / sizes.tiles;
-        TileRows rows{};
-        rows.begin = tile * sizes.tile_lanes;
-        rows.end = lesser(rows.begin + sizes.tile_lanes, sizes.q_len * sizes.pack);
+        // Head by head, since a head's keys then stay in the cache. Last rows first: where causal, these are the longest,
+        // and heads that workers share end with short ones.
+        const int64_t outer = item / sizes.groups, group = sizes.groups - 1 - item % sizes.groups;
+            TileRows rows{};
         rows.pack = sizes.pack;
-        if (!sizes.average) {
-            rows.batch = outer / sizes.groups;
-            rows.kv_head = outer % sizes.groups;
-            rows.first_head = rows.kv_head * sizes.pack;
-            attend_rows(run, scratch, rows);
+        if (sizes.average) {
+            rows.batch = outer;
+            attend_average(run, scratch, rows, group);
             continue;
         }
-        rows.batch = outer;
-        const TensorView<float, 3>& average = run.average;
-        for (int64_t row = rows.begin; row < rows.end; ++row)
-            fill_zero(average.at(rows.batch, row, 0), average.strides[2], sizes.all_keys);
-        for (int64_t head = 0; head < sizes.q_heads; ++head) {
-            rows.first_head = head;
-            rows.kv_head = head * sizes.kv_heads / sizes.q_heads;
-            attend_rows(run, scratch, rows);
-        }
-        const float share = static_cast<float>(1.0 / static_cast<double>(sizes.q_heads));
-        for (int64_t row = rows.begin; row < rows.end; ++row) {
-            float* to = average.at(rows.batch, row, 0);
-            for (int64_t key = 0; key < sizes.all_keys; ++key) to[key * average.strides[2]] *= share;
-        }
+        rows.batch = outer / sizes.outer;
+        rows.kv_head = outer % sizes.outer;
+        rows.first_head = rows.kv_head * sizes.pack;
+        attend_tiles(run, scratch, rows, group * sizes.group, lesser((group + 1) * sizes.group, sizes.tiles));
     }
     return ATTEND_OK;
+}
+
+// Products of bf16 pairs need everything as bf16, features next to each other, and the instruction.
+bool takes_dots(const attend_tile_problem& problem, const attend_cpu* cpu) {
+    if (!has_hardware_dots(cpu) || storage_of(problem.query) != Storage::bf16) return false;
+    for (uint32_t index = 0; index < problem.num_segments; ++index) {
+        const attend_tensor* key = problem.segments[index].key;
+        if (storage_of(key) != Storage::bf16 || key->strides[3] != 1) return false;
+    }
+    return true;
 }
 
 }  // namespace
@@ -130,8 +245,8 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
              << " workers";
         return text.fail(context->error, ATTEND_WORKSPACE_TOO_SMALL, "workspace");
     }
-    run.query = view_of<const float, 4>(problem->query);
-    run.output = view_of<float, 4>(problem->output);
+    run.query = stored_view(problem->query);
+    run.output = stored_view(problem->output);
     run.lse = view_of<float, 3>(problem->lse);
     run.mask = broadcast_view_of<const uint8_t, 4>(problem->mask);
     run.bias = broadcast_view_of<const float, 4>(problem->bias);
@@ -141,6 +256,12 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
         run.scores = view_of<float, 4>(problem->scores);
     run.scale = static_cast<float>(problem->scale);
     run.softcap = static_cast<float>(problem->softcap);
+    run.dots = takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
+    // bf16 queries stay as they are; the scale goes into the exponent where nothing looks at the scores before.
+    const bool plain = problem->score == nullptr && problem->bias == nullptr && run.softcap == 0.0f && run.scale > 0.0f;
+    run.load_scale = run.scale;
+    run.rescores = run.dots && !plain;
+    run.factor = softmax_factor(run.dots && plain ? run.scale : 1.0f);
     run.dropout = problem->dropout > 0.0;
     if (run.dropout) {
         run.dropout_threshold = attend::ATTEND_ISA::dropout_threshold(problem->dropout);

@@ -4,8 +4,9 @@
 //   out[row][lane] = sum over t of a[row, t] * x[t][lane]
 //
 // a is read through two strides, one float at a time: neither keys, nor values, nor weights are ever packed. x and out
-// are tiles: rows of V vectors, 64-byte aligned, one behind the other. A register tile is tile_rows x V vectors: with
-// 8 x 3 there are 24 accumulators, and 3 loads and 8 broadcasts feed 24 multiply-adds.
+// are tiles: rows of `lanes` floats, one behind the other, of which V vectors take part (all of them unless a caller
+// works on some vectors of a wider tile). A register tile is tile_rows x V vectors: with 8 x 3 there are 24 accumulators,
+// and 3 loads and 8 broadcasts feed 24 multiply-adds.
 //
 //   score_block   S[key][lane]    = K rows x query lanes       (rows = keys,    t = feature)
 //   value_block   acc[c][lane]   += V columns x weight lanes   (rows = columns, t = key)
@@ -31,8 +32,7 @@ enum class Layout : int { unit_inner, unit_rows, strided };
 
 template <int V, int R, Layout layout>
 ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int64_t inner_stride, const float* x,
-                                        int64_t count, float* out, Into into, const float* rescale) {
-    constexpr int64_t lanes = V * batch_lanes;
+                                        int64_t count, float* out, Into into, const float* rescale, int64_t lanes) {
     Batch sum[size_t{R}][size_t{V}];
     ATTEND_UNROLL
     for (int row = 0; row < R; ++row) {
@@ -45,6 +45,8 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
             Batch vector[size_t{V}];
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load(x + v * batch_lanes);
+            // The next line of each row, for the next register tiles: the stride hides it from the processor.
+            if constexpr (R == tile_rows) __builtin_prefetch(a + 16);
             ATTEND_UNROLL
             for (int row = 0; row < R; ++row) {
                 const Batch broadcast(a[row]);
@@ -61,6 +63,9 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
             Batch vector[size_t{V}];
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load(x + v * batch_lanes);
+            // The rows of the next register tile, one after the other.
+            if constexpr (layout == Layout::unit_inner && R == tile_rows)
+                __builtin_prefetch(a + (R + t % R) * row_stride + t / R * R);
             ATTEND_UNROLL
             for (int row = 0; row < R; ++row) {
                 const Batch broadcast(rows[row][at]);
@@ -106,34 +111,34 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
 template <int V, Layout layout>
 __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_stride, int64_t inner_stride,
                                                    int64_t rows, const float* x, int64_t count, float* out, Into into,
-                                                   const float* rescale) {
-    constexpr int64_t lanes = V * batch_lanes;
+                                                   const float* rescale, int64_t lanes) {
     int64_t row = 0;
     for (; row + tile_rows <= rows; row += tile_rows)
         register_tile<V, tile_rows, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
-                                            into, rescale);
+                                            into, rescale, lanes);
     if constexpr (tile_rows > 4)
         for (; row + 4 <= rows; row += 4)
             register_tile<V, 4, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
-                                        into, rescale);
+                                        into, rescale, lanes);
     for (; row + 2 <= rows; row += 2)
         register_tile<V, 2, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes, into,
-                                    rescale);
+                                    rescale, lanes);
     for (; row < rows; ++row)
         register_tile<V, 1, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes, into,
-                                    rescale);
+                                    rescale, lanes);
 }
 
 // out[row][lane] (=, +=, rescaled +=) sum over t < count of a[row * row_stride + t * inner_stride] * x[t][lane].
 template <int V>
 inline void product(const float* a, int64_t row_stride, int64_t inner_stride, int64_t rows, const float* x,
-                    int64_t count, float* out, Into into = Into::overwrite, const float* rescale = nullptr) {
+                    int64_t count, float* out, Into into = Into::overwrite, const float* rescale = nullptr,
+                    int64_t lanes = V * batch_lanes) {
     if (inner_stride == 1)
-        product_rows<V, Layout::unit_inner>(a, row_stride, 1, rows, x, count, out, into, rescale);
+        product_rows<V, Layout::unit_inner>(a, row_stride, 1, rows, x, count, out, into, rescale, lanes);
     else if (row_stride == 1)
-        product_rows<V, Layout::unit_rows>(a, 1, inner_stride, rows, x, count, out, into, rescale);
+        product_rows<V, Layout::unit_rows>(a, 1, inner_stride, rows, x, count, out, into, rescale, lanes);
     else
-        product_rows<V, Layout::strided>(a, row_stride, inner_stride, rows, x, count, out, into, rescale);
+        product_rows<V, Layout::strided>(a, row_stride, inner_stride, rows, x, count, out, into, rescale, lanes);
 }
 
 // S[key][lane] of `keys` keys of head_dim features; queries is [head_dim][V vectors].

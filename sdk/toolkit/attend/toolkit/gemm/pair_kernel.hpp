@@ -26,11 +26,12 @@ struct PairProduct {
     float* out;
     Into into;
     const float* rescale;
+    int64_t lanes;  // of a row of x and out, of which V vectors take part
 };
 
 template <int V, int R, Layout layout, Dots dots>
 ATTEND_ALWAYS_INLINE void pair_tile(const PairProduct& product, int64_t first_row) {
-    constexpr int64_t lanes = V * batch_lanes;
+    const int64_t lanes = product.lanes;
     constexpr int64_t row_bytes = 4;
     const unsigned char* a = product.a + first_row * product.row_stride;
     const uint32_t* x = product.x;
@@ -155,7 +156,8 @@ inline void pair_rows(const PairProduct& product) {
 // high half, and of a only 2 bytes are read). Strides in bytes, of any sign. rescale: V vectors, for Into::rescale.
 template <int V, Dots dots>
 inline void pair_product(const void* a, int64_t row_stride, int64_t inner_stride, int64_t rows, const uint32_t* x,
-                         int64_t elements, float* out, Into into = Into::overwrite, const float* rescale = nullptr) {
+                         int64_t elements, float* out, Into into = Into::overwrite, const float* rescale = nullptr,
+                         int64_t lanes = V * batch_lanes) {
     const PairProduct product{static_cast<const unsigned char*>(a),
                               row_stride,
                               inner_stride,
@@ -165,7 +167,8 @@ inline void pair_product(const void* a, int64_t row_stride, int64_t inner_stride
                               elements % 2 != 0,
                               out,
                               into,
-                              rescale};
+                              rescale,
+                              lanes};
     if (inner_stride == 4)
         pair_rows<V, Layout::unit_inner, dots>(product);
     else if (row_stride == 4)

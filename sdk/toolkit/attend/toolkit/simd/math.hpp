@@ -48,6 +48,65 @@ ATTEND_ALWAYS_INLINE Batch exp_nonpositive(const Batch& x) {
 #endif
 }
 
+#if !defined(ATTEND_ISA_baseline)
+// 2^t for t <= 0, minus infinity included (exactly 0); results below 2^-126 may be flushed to zero; NaN stays NaN.
+ATTEND_ALWAYS_INLINE Batch exp2_nonpositive(const Batch& t) {
+#if defined(ATTEND_ISA_avx512)
+    // t - floor(t), 0 for an infinite t; the last instruction scales by 2^floor(t) by itself.
+    const Batch f(_mm512_maskz_reduce_ps(every_lane, t.data, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    // 2^f for f in [0, 1), exactly 1 at 0; off by at most 8.3e-8.
+    Batch p = fma(Batch(0.0018671301659196615f), f, Batch(0.009017029777169228f));
+    p = fma(p, f, Batch(0.05579991266131401f));
+    p = fma(p, f, Batch(0.24016444385051727f));
+    p = fma(p, f, Batch(0.6931512951850891f));
+    p = fma(p, f, Batch(1.0f));
+    return Batch(_mm512_maskz_scalef_ps(every_lane, p.data, t.data));
+#else
+    const Batch bounded = max(Batch(-127.0f), t);
+    const Batch n = round_even(bounded);
+    return exp2_fraction(bounded - n) * power_of_two(n);
+#endif
+}
+// The same to a relative error of short_exp_max_error, for results that lose more when they are rounded.
+constexpr double short_exp_max_error = 0x1p-18;
+ATTEND_ALWAYS_INLINE Batch exp2_nonpositive_short(const Batch& t) {
+#if defined(ATTEND_ISA_avx512)
+    const Batch f(_mm512_maskz_reduce_ps(every_lane, t.data, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    Batch p = fma(Batch(0.013426685705780983f), f, Batch(0.052242472767829895f));
+    p = fma(p, f, Batch(0.2412802129983902f));
+    p = fma(p, f, Batch(0.6930448412895203f));
+    p = fma(p, f, Batch(1.0f));
+    return Batch(_mm512_maskz_scalef_ps(every_lane, p.data, t.data));
+#else
+    return exp2_nonpositive(t);
+#endif
+}
+#endif
+
+// Softmax in base 2. A score s, still to be multiplied by `scale`, becomes the weight 2^(s c - b), c = scale log2(e),
+// with b the largest s c of the row, rounded: one fused product replaces a subtraction and two products. The rounding
+// of b is common to the row and cancels where weights are divided by their sum; the logarithm of the sum is
+// b ln 2 + ln(sum). Without fused products s c - b would lose that, so baseline stays with base e and c = scale.
+// Relative error of a weight: exp_max_error + 2^-24 |s c|.
+#if defined(ATTEND_ISA_baseline)
+constexpr double softmax_unit = 1.0;  // natural logarithm of the base
+ATTEND_ALWAYS_INLINE Batch softmax_exp(const Batch& t) { return exp_nonpositive(t); }
+ATTEND_ALWAYS_INLINE Batch softmax_exp_short(const Batch& t) { return exp_nonpositive(t); }
+ATTEND_ALWAYS_INLINE Batch softmax_exponent(const Batch& score, const Batch& c, const Batch& base) {
+    return score * c - base;
+}
+#else
+constexpr double softmax_unit = 0.69314718055994530942;
+ATTEND_ALWAYS_INLINE Batch softmax_exp(const Batch& t) { return exp2_nonpositive(t); }
+ATTEND_ALWAYS_INLINE Batch softmax_exp_short(const Batch& t) { return exp2_nonpositive_short(t); }
+ATTEND_ALWAYS_INLINE Batch softmax_exponent(const Batch& score, const Batch& c, const Batch& base) {
+    return fms(score, c, base);
+}
+#endif
+ATTEND_ALWAYS_INLINE float softmax_factor(float scale) {
+    return static_cast<float>(static_cast<double>(scale) / softmax_unit);
+}
+
 // 2^x everywhere: 0 below -126.5 or so, infinity from 128 on, NaN stays NaN.
 ATTEND_ALWAYS_INLINE Batch exp2(const Batch& x) {
     const Batch bounded = min(Batch(129.0f), max(Batch(-151.0f), x));

@@ -9,11 +9,15 @@
 
 namespace attend::ATTEND_ISA {
 
+// `count` is always a whole number of vectors.
+__attribute__((noinline)) inline void scale_scores(float* scores, int64_t count, float scale) {
+    for (int64_t at = 0; at < count; at += batch_lanes) store(scores + at, load(scores + at) * Batch(scale));
+}
+
 // s = c tanh(s / c)
-template <int V>
-__attribute__((noinline)) inline void cap_scores(float* scores, int64_t keys, float cap) {
+__attribute__((noinline)) inline void cap_scores(float* scores, int64_t count, float cap) {
     const Batch high(cap), inverse(1.0f / cap);
-    for (int64_t at = 0; at < keys * V * batch_lanes; at += batch_lanes)
+    for (int64_t at = 0; at < count; at += batch_lanes)
         store(scores + at, high * tanh(load(scores + at) * inverse));
 }
 
@@ -47,7 +51,12 @@ __attribute__((noinline)) inline bool add_bias(float* scores, int64_t first, int
         return hides;
     }
     if (key_index == nullptr) {
-        for (int64_t lane = 0; lane < lanes; ++lane) moved[lane] = rows[lane] + first * key_stride;
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            moved[lane] = rows[lane] + first * key_stride;
+            // The next block of each row: as many streams as lanes are more than the processor follows by itself.
+            if (key_stride == 1)
+                for (int64_t at = keys; at < 2 * keys; at += 16) __builtin_prefetch(moved[lane] + at);
+        }
         load_lanes<V>(moved, key_stride, keys, 1.0f, space);
     } else {
         for (int64_t lane = 0; lane < lanes; ++lane)
@@ -63,37 +72,120 @@ __attribute__((noinline)) inline bool add_bias(float* scores, int64_t first, int
 
 enum class Visible { none, some, all };
 
-// The mask of a tile, transposed to [key][lane]: 1 = may attend.
-template <int V>
-__attribute__((noinline)) inline Visible gather_mask(uint8_t* mask, int64_t first, int64_t keys,
+// 16 x 16 bytes in place: rows[r] byte c becomes rows[c] byte r, in four rounds of zipping row r with row r + 8.
+#if defined(__SSE2__)
+using Bytes = __m128i;
+ATTEND_ALWAYS_INLINE Bytes load_bytes(const uint8_t* from) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+}
+ATTEND_ALWAYS_INLINE void store_bytes(uint8_t* to, Bytes x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), x); }
+ATTEND_ALWAYS_INLINE Bytes zip_low_bytes(Bytes a, Bytes b) { return _mm_unpacklo_epi8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes zip_high_bytes(Bytes a, Bytes b) { return _mm_unpackhi_epi8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes any_byte(Bytes a, Bytes b) { return _mm_or_si128(a, b); }
+ATTEND_ALWAYS_INLINE Bytes least_byte(Bytes a, Bytes b) { return _mm_min_epu8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes equal_bytes(uint8_t x) { return _mm_set1_epi8(static_cast<char>(x)); }
+#elif defined(ATTEND_ISA_neon)
+using Bytes = uint8x16_t;
+ATTEND_ALWAYS_INLINE Bytes load_bytes(const uint8_t* from) { return vld1q_u8(from); }
+ATTEND_ALWAYS_INLINE void store_bytes(uint8_t* to, Bytes x) { vst1q_u8(to, x); }
+ATTEND_ALWAYS_INLINE Bytes zip_low_bytes(Bytes a, Bytes b) { return vzip1q_u8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes zip_high_bytes(Bytes a, Bytes b) { return vzip2q_u8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes any_byte(Bytes a, Bytes b) { return vorrq_u8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes least_byte(Bytes a, Bytes b) { return vminq_u8(a, b); }
+ATTEND_ALWAYS_INLINE Bytes equal_bytes(uint8_t x) { return vdupq_n_u8(x); }
+#endif
+ATTEND_ALWAYS_INLINE void transpose_bytes(Bytes (&rows)[16]) {
+    ATTEND_UNROLL
+    for (int stage = 0; stage < 4; ++stage) {
+        Bytes zipped[16];
+        ATTEND_UNROLL
+        for (int row = 0; row < 8; ++row) {
+            zipped[2 * row] = zip_low_bytes(rows[row], rows[row + 8]);
+            zipped[2 * row + 1] = zip_high_bytes(rows[row], rows[row + 8]);
+        }
+        ATTEND_UNROLL
+        for (int row = 0; row < 16; ++row) rows[row] = zipped[row];
+    }
+}
+
+struct MaskSummary {
+    Bytes any, least;
+    bool none() const {
+        uint8_t bytes[16];
+        store_bytes(bytes, any);
+        for (const uint8_t byte : bytes)
+            if (byte != 0) return false;
+        return true;
+    }
+    bool all() const {
+        uint8_t bytes[16];
+        store_bytes(bytes, least);
+        for (const uint8_t byte : bytes)
+            if (byte == 0) return false;
+        return true;
+    }
+};
+
+// Rows of a mask whose keys follow each other in memory.
+__attribute__((noinline)) inline MaskSummary transpose_mask(uint8_t* mask, int64_t lanes, int64_t first, int64_t keys,
+                                                            const uint8_t* const* rows) {
+    MaskSummary summary{equal_bytes(0), equal_bytes(0xFF)};
+    for (int64_t key = 0; key < keys; key += 16) {
+        const int64_t used = keys - key < 16 ? keys - key : 16;
+        for (int64_t lane = 0; lane < lanes; lane += 16) {
+            Bytes block[16];
+            ATTEND_UNROLL
+            for (int row = 0; row < 16; ++row) {
+                const uint8_t* from = rows[lane + row < lanes ? lane + row : lanes - 1] + first + key;
+                if (used == 16) {
+                    block[row] = load_bytes(from);
+                } else {
+                    uint8_t tail[16];  // repeats the last key, which changes no summary
+                    for (int64_t at = 0; at < 16; ++at) tail[at] = from[at < used ? at : used - 1];
+                    block[row] = load_bytes(tail);
+                }
+                summary.any = any_byte(summary.any, block[row]);
+                summary.least = least_byte(summary.least, block[row]);
+            }
+            transpose_bytes(block);
+            if (used == 16 && lanes % 16 == 0) {
+                ATTEND_UNROLL
+                for (int row = 0; row < 16; ++row) store_bytes(mask + (key + row) * lanes + lane, block[row]);
+            } else {
+                for (int64_t row = 0; row < used; ++row) {
+                    uint8_t bytes[16];
+                    store_bytes(bytes, block[row]);
+                    const int64_t count = lanes - lane < 16 ? lanes - lane : 16;
+                    __builtin_memcpy(mask + (key + row) * lanes + lane, bytes, static_cast<size_t>(count));
+                }
+            }
+        }
+    }
+    return summary;
+}
+
+// The mask of a tile, transposed to [key][lane]: non-zero = may attend.
+__attribute__((noinline)) inline Visible gather_mask(uint8_t* mask, int64_t lanes, int64_t first, int64_t keys,
                                                      const uint8_t* const* rows, int64_t key_stride,
                                                      bool same_for_all_lanes, const int32_t* key_index) {
-    constexpr int64_t lanes = V * batch_lanes;
+    if (!same_for_all_lanes && key_index == nullptr && key_stride == 1) {
+        const MaskSummary summary = transpose_mask(mask, lanes, first, keys, rows);
+        return summary.none() ? Visible::none : summary.all() ? Visible::all : Visible::some;
+    }
     int64_t visible = 0;
-    if (same_for_all_lanes) {
-        for (int64_t key = 0; key < keys; ++key) {
-            const int64_t j = key_index != nullptr ? key_index[key] : first + key;
-            const uint8_t keep = rows[0][j * key_stride] != 0 ? 1 : 0;
-            visible += keep * lanes;
-            for (int64_t lane = 0; lane < lanes; ++lane) mask[key * lanes + lane] = keep;
-        }
-    } else {
+    for (int64_t key = 0; key < keys; ++key) {
+        const int64_t j = key_index != nullptr ? key_index[key] : first + key;
+        uint8_t* to = mask + key * lanes;
         for (int64_t lane = 0; lane < lanes; ++lane) {
-            const uint8_t* row = rows[lane];
-            for (int64_t key = 0; key < keys; ++key) {
-                const int64_t j = key_index != nullptr ? key_index[key] : first + key;
-                const uint8_t keep = row[j * key_stride] != 0 ? 1 : 0;
-                visible += keep;
-                mask[key * lanes + lane] = keep;
-            }
+            to[lane] = rows[same_for_all_lanes ? 0 : lane][j * key_stride] != 0 ? 1 : 0;
+            visible += to[lane];
         }
     }
     return visible == 0 ? Visible::none : visible == keys * lanes ? Visible::all : Visible::some;
 }
 
-template <int V>
-__attribute__((noinline)) inline void apply_mask(float* scores, int64_t keys, const uint8_t* mask) {
-    for (int64_t at = 0; at < keys * V * batch_lanes; at += batch_lanes)
+__attribute__((noinline)) inline void apply_mask(float* scores, int64_t count, const uint8_t* mask) {
+    for (int64_t at = 0; at < count; at += batch_lanes)
         store(scores + at, choose(mask_from_bytes(mask + at), load(scores + at), Batch(-infinity)));
 }
 

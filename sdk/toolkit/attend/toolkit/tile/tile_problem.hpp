@@ -6,6 +6,8 @@
 #include "attend/toolkit/core/tensor_view.hpp"
 #include "attend/toolkit/core/workspace.hpp"
 #include "attend/toolkit/simd/isa.hpp"
+#include "attend/toolkit/tile/softmax_state.hpp"
+#include "attend/toolkit/tile/storage.hpp"
 
 namespace attend::ATTEND_ISA {
 
@@ -21,17 +23,24 @@ constexpr int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
+// Query tiles that walk over the keys together, so that what a block of keys needs (its way into the cache, conversion,
+// interleaving) is paid once for all of them. Fewer where there is not enough work to share out.
+constexpr int64_t max_group = 4;
+constexpr int64_t enough_groups = 16;
+
 struct TileSizes {
     int64_t batch{0}, q_heads{0}, kv_heads{0}, q_len{0}, head_dim{0}, value_dim{0};
     int64_t main_keys{0}, all_keys{0};
     bool average{false};
     // Lanes hold `pack` heads of one key/value head, query by query: v = row * pack + head in the group. Stacking them
     // fills the lanes when there are few queries, and narrows the diagonal when there are many.
-    int64_t pack{1}, groups{0};
+    int64_t pack{1}, outer{0};
     int64_t tile_lanes{1}, tiles{0}, key_tile{default_key_tile};
+    int64_t group{1}, groups{0};      // tiles of a group, groups of a head
+    bool staged{false}, narrow{false};  // keys and values, queries and output are not float32
 
     int64_t lane_stride() const { return round_up(tile_lanes, batch_lanes); }
-    int64_t items() const { return batch * (average ? 1 : groups) * tiles; }
+    int64_t items() const { return batch * outer * groups; }
 };
 
 inline TileSizes sizes_of(const attend_tile_problem& problem) {
@@ -46,11 +55,13 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
         const int64_t keys = problem.segments[segment].key->shape[2];
         if ((problem.segments[segment].flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0) sizes.main_keys += keys;
         sizes.all_keys += keys;
+        sizes.staged = sizes.staged || storage_of(problem.segments[segment].key) != Storage::f32;
     }
+    sizes.narrow = storage_of(problem.query) != Storage::f32;
     sizes.average = problem.scores != nullptr && (problem.flags & ATTEND_TILE_AVERAGE_SCORES) != 0;
     // The mean over heads is summed in one place, head by head, so there each tile holds one head.
     sizes.pack = sizes.average || sizes.kv_heads == 0 ? 1 : sizes.q_heads / sizes.kv_heads;
-    sizes.groups = sizes.average ? sizes.q_heads : sizes.kv_heads;
+    sizes.outer = sizes.average ? 1 : sizes.kv_heads;
 
     // Equal tiles, cut at whole vectors: two of 32 lanes rather than one of 48 and one of 16.
     const int64_t rows = sizes.q_len * sizes.pack;
@@ -60,46 +71,67 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
         sizes.tile_lanes = lesser(most, round_up(divide_up(rows, divide_up(rows, most)), batch_lanes));
         sizes.tile_lanes = lesser(sizes.tile_lanes, rows);
         sizes.tiles = divide_up(rows, sizes.tile_lanes);
+        const int64_t heads = sizes.batch * sizes.outer;
+        if (!sizes.average && heads > 0)
+            sizes.group = clamp(divide_up(sizes.tiles * heads, enough_groups), 1, lesser(max_group, sizes.tiles));
+        sizes.groups = divide_up(sizes.tiles, sizes.group);
     }
     if (problem.max_key_tile > 0) sizes.key_tile = lesser(sizes.key_tile, problem.max_key_tile);
     return sizes;
 }
 
-// Scratch of one worker. Rows of the tiles are lane_stride() long.
-struct TileScratch {
-    float* queries;  // [head_dim][lane]
-    float* scores;   // [key][lane]: scores, then weights
+// What a query tile keeps while it walks over the keys. Rows of the tiles are lane_stride() long.
+struct TileState {
+    float* queries;  // [head_dim][lane], or pairs of bf16
     float* acc;      // [value_dim][lane]
-    float* extra;    // [key][lane]: biases, or scores kept aside for values that are not finite
-    float *row_max, *row_sum, *factor, *limit_low, *limit_high;  // [lane]
-    int32_t *query, *head, *position, *key_begin, *key_end;      // [lane]
-    uint8_t* mask;                                               // [key][lane]
-    const float **rows, **bias_rows;
+    TileSoftmax softmax;
+    int32_t *query, *head, *position, *key_begin, *key_end;  // [lane]
+    const float** bias_rows;
     const uint8_t** mask_rows;
+};
+
+// Scratch of one worker.
+struct TileScratch {
+    float* scores;  // [key][lane]: scores, then weights
+    float* extra;   // [key][lane]: biases, or scores kept aside for values that are not finite
+    float *factor, *limit_low, *limit_high;  // [lane]
+    uint8_t* mask;                           // [key][lane]
+    const float** rows;
     float** out_rows;
+    float *keys, *values;  // [key_tile][head_dim] of other types than float32; [key_tile][value_dim]
+    float* stage;          // [lane][head_dim or value_dim] where queries and output are not
+    TileState states[max_group];
 
     static TileScratch take(Workspace& space, const TileSizes& sizes) {
         const int64_t lanes = sizes.lane_stride();
-        TileScratch scratch;
-        scratch.queries = space.take<float>(sizes.head_dim * lanes);
+        TileScratch scratch{};
         scratch.scores = space.take<float>(sizes.key_tile * lanes);
-        scratch.acc = space.take<float>(sizes.value_dim * lanes);
         scratch.extra = space.take<float>(sizes.key_tile * lanes);
-        scratch.row_max = space.take<float>(lanes);
-        scratch.row_sum = space.take<float>(lanes);
         scratch.factor = space.take<float>(lanes);
         scratch.limit_low = space.take<float>(lanes);
         scratch.limit_high = space.take<float>(lanes);
-        scratch.query = space.take<int32_t>(lanes);
-        scratch.head = space.take<int32_t>(lanes);
-        scratch.position = space.take<int32_t>(lanes);
-        scratch.key_begin = space.take<int32_t>(lanes);
-        scratch.key_end = space.take<int32_t>(lanes);
         scratch.mask = space.take<uint8_t>(sizes.key_tile * lanes);
         scratch.rows = space.take<const float*>(lanes);
-        scratch.bias_rows = space.take<const float*>(lanes);
-        scratch.mask_rows = space.take<const uint8_t*>(lanes);
         scratch.out_rows = space.take<float*>(lanes);
+        if (sizes.staged) scratch.keys = space.take<float>(sizes.key_tile * sizes.head_dim);
+        scratch.values = space.take<float>(sizes.key_tile * sizes.value_dim);
+        if (sizes.narrow) scratch.stage = space.take<float>(lanes * greater(sizes.head_dim, sizes.value_dim));
+        for (int64_t tile = 0; tile < sizes.group; ++tile) {
+            TileState& state = scratch.states[tile];
+            state.queries = space.take<float>(sizes.head_dim * lanes);
+            state.acc = space.take<float>(sizes.value_dim * lanes);
+            state.softmax.row_max = space.take<float>(lanes);
+            state.softmax.row_base = space.take<float>(lanes);
+            state.softmax.row_sum = space.take<float>(lanes);
+            state.softmax.rescale = space.take<float>(lanes);
+            state.query = space.take<int32_t>(lanes);
+            state.head = space.take<int32_t>(lanes);
+            state.position = space.take<int32_t>(lanes);
+            state.key_begin = space.take<int32_t>(lanes);
+            state.key_end = space.take<int32_t>(lanes);
+            state.bias_rows = space.take<const float*>(lanes);
+            state.mask_rows = space.take<const uint8_t*>(lanes);
+        }
         return scratch;
     }
 
@@ -114,11 +146,16 @@ struct TileScratch {
 struct TileRun {
     const attend_tile_problem* problem;
     TileSizes sizes;
-    TensorView<const float, 4> query, bias;
+    StoredView query, output;
+    TensorView<const float, 4> bias;
     TensorView<const uint8_t, 4> mask;
-    TensorView<float, 4> output, scores;
+    TensorView<float, 4> scores;
     TensorView<float, 3> lse, average;
     float scale, softcap, kept_scale;
+    float load_scale;  // what queries are multiplied by when they are loaded
+    float factor;      // turns scores, as softmax meets them, into exponents (simd/math.hpp)
+    bool rescores;     // scores are multiplied by `scale` before the hooks
+    bool dots;         // products of bf16 pairs in hardware
     bool dropout;
     uint32_t dropout_threshold, dropout_heads;
     unsigned char* memory;

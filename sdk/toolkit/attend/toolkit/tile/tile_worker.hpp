@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// One query tile from its queries to its outputs. V is the number of vectors that its lanes fill.
+// One query tile from its queries to its outputs: block by block of keys, product, modifiers, softmax update, value
+// product. A second pass with the final state writes the weights.
 //
-// The tile walks over ranges of keys in ascending order, cut into score tiles of at most key_tile rows: product,
-// modifiers, softmax update, value product. A second walk with the final maximum and sum writes the weights.
+// The tile's lanes fill one to three vectors. Where causal or a window cut the keys of a block, vectors of lanes that see
+// none of some keys take no part in their products: on the diagonal a tile works like three narrower ones.
 #pragma once
 
 #include "attend/toolkit/tile/dropout.hpp"
+#include "attend/toolkit/tile/key_block.hpp"
 #include "attend/toolkit/tile/pipeline.hpp"
-#include "attend/toolkit/tile/softmax_state.hpp"
 #include "attend/toolkit/tile/tile_problem.hpp"
-#include "attend/toolkit/tile/values.hpp"
 
 namespace attend::ATTEND_ISA {
 
@@ -18,100 +18,100 @@ struct TileRows {
     int64_t batch, kv_head, first_head, pack, begin, end;
 };
 
-template <int V>
+enum class Pass { forward, weights, add_weights };
+
 class TileWorker {
 public:
-    static constexpr int64_t lanes = V * batch_lanes;
-
-    TileWorker(const TileRun& run, const TileScratch& scratch, const TileRows& rows)
-        : run_(run), problem_(*run.problem), scratch_(scratch), rows_(rows) {
+    TileWorker(const TileRun& run, const TileScratch& scratch, const TileState& state, const TileRows& rows)
+        : run_(&run), problem_(run.problem), scratch_(&scratch), state_(state), rows_(rows) {
+        vectors_ = static_cast<int>(divide_up(rows.end - rows.begin, batch_lanes));
+        lanes_ = vectors_ * batch_lanes;
         fill_lanes();
         limit_keys();
     }
 
-    void forward() {
-        start_softmax<V>(scratch_.row_max, scratch_.row_sum);
-        for (int64_t lane = 0; lane < lanes; ++lane)
-            scratch_.rows[lane] = run_.query.at(rows_.batch, scratch_.head[lane], row_of(lane), 0);
-        load_lanes<V>(scratch_.rows, run_.query.strides[3], run_.sizes.head_dim, run_.scale, scratch_.queries);
-        walk(Pass::forward);
-        if (run_.lse.present)
-            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
-                *run_.lse.at(rows_.batch, scratch_.head[lane], row_of(lane)) =
-                    finish_lse(scratch_.row_max[lane], scratch_.row_sum[lane]);
-        if (!run_.output.present) return;
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-            scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
-            scratch_.out_rows[lane] = run_.output.at(rows_.batch, scratch_.head[lane], row_of(lane), 0);
+    const attend_query_tile& tile() const { return tile_; }
+    // Main keys that any lane sees, by causal, window and length.
+    int64_t hull_begin() const { return hull_begin_; }
+    int64_t hull_end() const { return hull_end_; }
+
+    // Before the first block.
+    void start() {
+        by_vectors(vectors_, [&](auto v) { start_softmax<decltype(v)::count>(state_.softmax); });
+        load_queries();
+        started_ = fetched_ = false;
+    }
+
+    // A block of keys: of the main ones what lies in the tile's hull, or all of an always-visible one.
+    void visit(KeyBlock& block, Pass pass, bool main, bool partial) {
+        int64_t begin = block.first(), end = begin + block.count();
+        if (main) {
+            begin = greater(begin, hull_begin_);
+            end = lesser(end, hull_end_);
+            if (block.dots()) begin -= (begin - block.first()) % 2;  // pairs of keys stay together
         }
-        if (!started_)  // no score tile at all
-            for (int64_t at = 0; at < run_.sizes.value_dim * lanes; ++at) scratch_.acc[at] = 0.0f;
-        store_lanes<V>(scratch_.acc, run_.sizes.value_dim, scratch_.factor, scratch_.out_rows, run_.output.strides[3],
-                       tile_.num_lanes);
+        if (begin >= end) return;
+        if (pass == Pass::forward && !fetched_ && end + 2 * run_->sizes.key_tile >= hull_end_) fetch_ahead();
+        score_tile(block, begin, end - begin, pass, main, partial);
     }
 
-    // Writes the weights of each head's rows; entries of keys that are not visited must be zero already.
-    void weights() {
-        for (int64_t lane = 0; lane < lanes; ++lane)
-            scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
-        walk(Pass::weights);
+    // After the last block.
+    void finish() {
+        if (run_->lse.present)
+            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
+                *run_->lse.at(rows_.batch, state_.head[lane], row_of(lane)) =
+                    finish_lse(state_.softmax, lane, run_->factor);
+        if (run_->output.present) write_output();
     }
 
-    // Adds the weights to the mean over heads; the lanes hold one head.
-    void add_weights() {
-        for (int64_t lane = 0; lane < lanes; ++lane)
-            scratch_.factor[lane] = finish_factor(scratch_.row_sum[lane], 1.0f);
-        walk(Pass::add_weights);
+    // Factors of the weights, before the second pass.
+    void start_weights() {
+        for (int64_t lane = 0; lane < lanes_; ++lane)
+            state_.softmax.rescale[lane] = finish_factor(state_.softmax.row_sum[lane], 1.0f);
     }
 
 private:
-    enum class Pass { forward, weights, add_weights };
-
-    int64_t row_of(int64_t lane) const {
-        const int64_t last = rows_.end - 1;
-        return lesser(rows_.begin + lane, last) / rows_.pack;
-    }
+    int64_t row_of(int64_t lane) const { return lesser(rows_.begin + lane, rows_.end - 1) / rows_.pack; }
 
     void fill_lanes() {
-        const int64_t last = rows_.end - 1;
-        const bool per_item = (problem_.flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
-        offset_ = per_item
-                      ? integer_at(problem_.key_lengths, rows_.batch) - integer_at(problem_.query_lengths, rows_.batch)
-                      : problem_.causal_offset;
+        const bool per_item = (problem_->flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
+        offset_ = per_item ? integer_at(problem_->key_lengths, rows_.batch) -
+                                 integer_at(problem_->query_lengths, rows_.batch)
+                           : problem_->causal_offset;
         int32_t first_position = INT32_MAX, last_position = INT32_MIN;
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-            const int64_t v = lesser(rows_.begin + lane, last);
-            const int64_t row = v / rows_.pack;
-            const int64_t i = problem_.query_index != nullptr ? problem_.query_index[row] : row;
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            const int64_t row = row_of(lane);
+            const int64_t i = problem_->query_index != nullptr ? problem_->query_index[row] : row;
             const int32_t position = static_cast<int32_t>(clamp(i + offset_, -most_rows, most_rows));
-            scratch_.query[lane] = static_cast<int32_t>(i);
-            scratch_.head[lane] = static_cast<int32_t>(rows_.first_head + v % rows_.pack);
-            scratch_.position[lane] = position;
+            const int64_t head = rows_.first_head + lesser(rows_.begin + lane, rows_.end - 1) % rows_.pack;
+            state_.query[lane] = static_cast<int32_t>(i);
+            state_.head[lane] = static_cast<int32_t>(head);
+            state_.position[lane] = position;
             first_position = position < first_position ? position : first_position;
             last_position = position > last_position ? position : last_position;
-            if (run_.mask.present) scratch_.mask_rows[lane] = run_.mask.at(rows_.batch, scratch_.head[lane], i, 0);
-            if (run_.bias.present) scratch_.bias_rows[lane] = run_.bias.at(rows_.batch, scratch_.head[lane], i, 0);
+            if (run_->mask.present) state_.mask_rows[lane] = run_->mask.at(rows_.batch, head, i, 0);
+            if (run_->bias.present) state_.bias_rows[lane] = run_->bias.at(rows_.batch, head, i, 0);
         }
         tile_.batch = rows_.batch;
         tile_.kv_head = rows_.kv_head;
         tile_.num_lanes = rows_.end - rows_.begin;
-        tile_.lane_stride = lanes;
+        tile_.lane_stride = lanes_;
         tile_.first_position = first_position;
         tile_.last_position = last_position;
-        tile_.kv_len = problem_.key_lengths != nullptr ? key_row(integer_at(problem_.key_lengths, rows_.batch))
-                                                       : run_.sizes.main_keys;
-        tile_.lane_query = scratch_.query;
-        tile_.lane_head = scratch_.head;
-        tile_.lane_position = scratch_.position;
+        tile_.kv_len = problem_->key_lengths != nullptr ? key_row(integer_at(problem_->key_lengths, rows_.batch))
+                                                        : run_->sizes.main_keys;
+        tile_.lane_query = state_.query;
+        tile_.lane_head = state_.head;
+        tile_.lane_position = state_.position;
     }
 
     // Number of main rows whose key index is below j.
     int64_t key_row(int64_t j) const {
-        if (problem_.key_index == nullptr) return clamp(j, 0, run_.sizes.main_keys);
-        int64_t low = 0, high = run_.sizes.main_keys;
+        if (problem_->key_index == nullptr) return clamp(j, 0, run_->sizes.main_keys);
+        int64_t low = 0, high = run_->sizes.main_keys;
         while (low < high) {
             const int64_t middle = (low + high) / 2;
-            if (problem_.key_index[middle] < j)
+            if (problem_->key_index[middle] < j)
                 low = middle + 1;
             else
                 high = middle;
@@ -119,119 +119,87 @@ private:
         return low;
     }
 
-    // Rows [key_begin, key_end) per lane from causal, window and length; their hull; the rows that every lane sees.
+    // Rows [key_begin, key_end) per lane from causal, window and length; their hull; the rows that every lane sees; and
+    // the hull of each vector of lanes.
     void limit_keys() {
-        const bool causal = (problem_.flags & ATTEND_TILE_CAUSAL) != 0;
-        const bool bounded = causal || problem_.window_left >= 0 || problem_.window_right >= 0;
-        hull_begin_ = bounded ? run_.sizes.main_keys : 0;
+        const bool causal = (problem_->flags & ATTEND_TILE_CAUSAL) != 0;
+        const bool bounded = causal || problem_->window_left >= 0 || problem_->window_right >= 0;
+        hull_begin_ = bounded ? run_->sizes.main_keys : 0;
         hull_end_ = bounded ? 0 : tile_.kv_len;
         full_begin_ = 0;
         full_end_ = tile_.kv_len;
+        for (int v = 0; v < vectors_; ++v) {
+            vector_begin_[v] = hull_begin_;
+            vector_end_[v] = hull_end_;
+        }
         if (!bounded) return;
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-            const int64_t position = scratch_.query[lane] + offset_;
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            const int64_t position = state_.query[lane] + offset_;
             int64_t begin = 0, end = tile_.kv_len;
             if (causal) end = lesser(end, key_row(position + 1));
-            if (problem_.window_right >= 0)
-                end = lesser(end, key_row(position + lesser(problem_.window_right, far) + 1));
-            if (problem_.window_left >= 0) begin = key_row(position - lesser(problem_.window_left, far));
+            if (problem_->window_right >= 0)
+                end = lesser(end, key_row(position + lesser(problem_->window_right, far) + 1));
+            if (problem_->window_left >= 0) begin = key_row(position - lesser(problem_->window_left, far));
             if (begin >= end) begin = end = 0;
-            scratch_.key_begin[lane] = static_cast<int32_t>(begin);
-            scratch_.key_end[lane] = static_cast<int32_t>(end);
+            state_.key_begin[lane] = static_cast<int32_t>(begin);
+            state_.key_end[lane] = static_cast<int32_t>(end);
             full_begin_ = greater(full_begin_, begin);
             full_end_ = lesser(full_end_, end);
             if (begin == end) continue;
+            const int64_t v = lane / batch_lanes;
+            vector_begin_[v] = lesser(vector_begin_[v], begin);
+            vector_end_[v] = greater(vector_end_[v], end);
             hull_begin_ = lesser(hull_begin_, begin);
             hull_end_ = greater(hull_end_, end);
         }
     }
 
-    void walk(Pass pass) {
-        pass_ = pass;
-        if (problem_.keys != nullptr)
-            problem_.keys(
-                problem_.keys_user, &tile_,
-                [](void* worker, int64_t begin, int64_t end, uint32_t flags) {
-                    static_cast<TileWorker*>(worker)->main_range(begin, end, (flags & ATTEND_KEYS_PARTIAL) != 0);
-                },
-                this);
-        else
-            main_range(0, tile_.kv_len, false);
-        int64_t first = run_.sizes.main_keys;
-        for (uint32_t index = 0; index < problem_.num_segments; ++index) {
-            const attend_key_segment& segment = problem_.segments[index];
-            if ((segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0) continue;
-            segment_range(segment, first, 0, segment.key->shape[2], false, false);
-            first += segment.key->shape[2];
+    void load_queries() {
+        const StoredView& query = run_->query;
+        const int64_t head_dim = run_->sizes.head_dim;
+        if (run_->dots) {
+            for (int64_t lane = 0; lane < lanes_; ++lane)
+                scratch_->rows[lane] =
+                    reinterpret_cast<const float*>(query.at(rows_.batch, state_.head[lane], row_of(lane)));
+            by_vectors(vectors_, [&](auto v) {
+                load_lane_pairs<decltype(v)::count>(reinterpret_cast<const uint16_t* const*>(scratch_->rows),
+                                                    query.step(), head_dim,
+                                                    reinterpret_cast<uint32_t*>(state_.queries));
+            });
+            return;
         }
+        const bool narrow = query.storage != Storage::f32;
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            const char* row = query.at(rows_.batch, state_.head[lane], row_of(lane));
+            float* wide = scratch_->stage + lane * head_dim;
+            if (narrow) widen_row(query.storage, row, query.step(), head_dim, wide);
+            scratch_->rows[lane] = narrow ? wide : reinterpret_cast<const float*>(row);
+        }
+        by_vectors(vectors_, [&](auto v) {
+            load_lanes<decltype(v)::count>(scratch_->rows, narrow ? 1 : query.step(), head_dim, run_->load_scale,
+                                           state_.queries);
+        });
     }
 
-    void main_range(int64_t begin, int64_t end, bool partial) {
-        begin = greater(begin, hull_begin_);
-        end = lesser(end, hull_end_);
-        int64_t first = 0;
-        for (uint32_t index = 0; index < problem_.num_segments && first < end; ++index) {
-            const attend_key_segment& segment = problem_.segments[index];
-            if ((segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) != 0) continue;
-            const int64_t keys = segment.key->shape[2];
-            segment_range(segment, first, greater(begin - first, 0), lesser(end - first, keys), true, partial);
-            first += keys;
+    // Output rows, and the queries of the tile that will be next: they arrive while the last blocks are computed.
+    void fetch_ahead() {
+        fetched_ = true;
+        const StoredView &query = run_->query, &output = run_->output;
+        const int64_t line = 64;
+        if (output.present && output.step() == 1) {
+            const int64_t bytes = run_->sizes.value_dim * storage_bytes(output.storage);
+            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+                const char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
+                for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(row + at, 1);
+            }
         }
-    }
-
-    // Rows [begin, end) of a segment whose first row has number `first`, in score tiles of equal size.
-    void segment_range(const attend_key_segment& segment, int64_t first, int64_t begin, int64_t end, bool main,
-                       bool partial) {
-        if (begin >= end) return;
-        const int64_t parts = divide_up(end - begin, run_.sizes.key_tile);
-        const int64_t step = lesser(run_.sizes.key_tile, round_up(divide_up(end - begin, parts), tile_rows));
-        for (; begin < end; begin += step) score_tile(segment, first, begin, lesser(step, end - begin), main, partial);
-    }
-
-    static const float* data_at(const attend_tensor* tensor, int64_t batch, int64_t head, int64_t row) {
-        const int64_t item = tensor->shape[0] == 1 ? 0 : batch;
-        return static_cast<const float*>(tensor->data) + item * tensor->strides[0] + head * tensor->strides[1] +
-               row * tensor->strides[2];
-    }
-
-    void score_tile(const attend_key_segment& segment, int64_t first_of_segment, int64_t row, int64_t keys, bool main,
-                    bool partial) {
-        const int64_t first = first_of_segment + row;
-        float* scores = scratch_.scores;
-        const int32_t* key_index = main && problem_.key_index != nullptr ? problem_.key_index + first : nullptr;
-
-        bool masked = false;
-        if (main && run_.mask.present) {
-            const Visible visible = gather_mask<V>(scratch_.mask, first, keys, scratch_.mask_rows, run_.mask.strides[3],
-                                                   same_for_all_lanes(run_.mask), key_index);
-            if (visible == Visible::none) return;
-            masked = visible == Visible::some;
+        const int64_t back = run_->sizes.group * run_->sizes.tile_lanes;
+        if (rows_.begin < back || query.step() != 1) return;
+        const int64_t bytes = run_->sizes.head_dim * storage_bytes(query.storage);
+        for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+            const char* row = query.at(rows_.batch, state_.head[lane], (rows_.begin - back + lane) / rows_.pack);
+            for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(row + at, 0, 2);
         }
-
-        score_block<V>(data_at(segment.key, rows_.batch, rows_.kv_head, row), segment.key->strides[2],
-                       segment.key->strides[3], keys, scratch_.queries, run_.sizes.head_dim, scores);
-        if (run_.softcap > 0.0f) cap_scores<V>(scores, keys, run_.softcap);
-        const attend_score_tile stored{&tile_, scores, first, keys, key_index};
-        if (problem_.score != nullptr) problem_.score(problem_.score_user, &stored);
-
-        bool hides = masked || (problem_.score != nullptr && (problem_.flags & ATTEND_TILE_SCORE_HIDES) != 0);
-        if (main && run_.bias.present)
-            hides |= add_bias<V>(scores, first, keys, scratch_.bias_rows, run_.bias.strides[3],
-                                 same_for_all_lanes(run_.bias), key_index, scratch_.extra, scratch_.rows);
-        if (masked) apply_mask<V>(scores, keys, scratch_.mask);
-        if (main && (first < full_begin_ || first + keys > full_end_)) {
-            hides = true;
-            limit_scores(first, keys);
-        }
-        if (partial && problem_.keep != nullptr) {
-            hides = true;
-            problem_.keep(problem_.keep_user, &stored);
-        }
-
-        if (pass_ == Pass::forward)
-            accumulate(segment, row, first, keys, key_index, hides);
-        else
-            write_weights(first, keys);
     }
 
     template <class T>
@@ -239,73 +207,211 @@ private:
         return view.strides[2] == 0 && (view.strides[1] == 0 || rows_.pack == 1);
     }
 
-    void limit_scores(int64_t first, int64_t keys) {
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-            scratch_.limit_low[lane] = static_cast<float>(clamp(scratch_.key_begin[lane] - first, 0, keys));
-            scratch_.limit_high[lane] = static_cast<float>(clamp(scratch_.key_end[lane] - first, 0, keys));
+    // Keys of a block by the vectors of lanes that see them: visit(begin, end, first vector, number of vectors), counted
+    // from `first`. Steps of 8 keys, which full register tiles and pairs of keys want.
+    template <class Visit>
+    ATTEND_ALWAYS_INLINE void each_run(int64_t first, int64_t keys, bool main, Visit visit) const {
+        if (!main || (first >= full_begin_ && first + keys <= full_end_)) {
+            visit(int64_t{0}, keys, 0, vectors_);
+            return;
         }
-        apply_limits<V>(scratch_.scores, keys, scratch_.limit_low, scratch_.limit_high, full_begin_ - first,
-                        full_end_ - first);
+        constexpr int64_t step = 8;
+        int64_t low[size_t{max_vectors}], high[size_t{max_vectors}];
+        for (int v = 0; v < vectors_; ++v) {
+            low[v] = clamp(vector_begin_[v] - first, 0, keys) / step * step;
+            high[v] = lesser(round_up(clamp(vector_end_[v] - first, 0, keys), step), keys);
+        }
+        for (int64_t begin = 0; begin < keys;) {
+            // Both limits rise with the lanes, so the vectors of a key follow each other.
+            int64_t end = keys;
+            int lowest = vectors_, count = 0;
+            for (int v = 0; v < vectors_; ++v) {
+                if (low[v] <= begin && begin < high[v]) {
+                    lowest = lowest == vectors_ ? v : lowest;
+                    count = v - lowest + 1;
+                    end = lesser(end, high[v]);
+                } else if (begin < low[v] && low[v] < high[v]) {
+                    end = lesser(end, low[v]);
+                }
+            }
+            visit(begin, end, lowest, count);
+            begin = end;
+        }
     }
 
-    void accumulate(const attend_key_segment& segment, int64_t row, int64_t first, int64_t keys,
-                    const int32_t* key_index, bool hides) {
-        const float* value = nullptr;
-        const int64_t key_stride = segment.value->strides[2], column_stride = segment.value->strides[3];
-        const int64_t value_dim = run_.sizes.value_dim;
-        int64_t wild = keys;
-        if (run_.output.present) {
-            value = data_at(segment.value, rows_.batch, rows_.kv_head, row);
-            if (hides) wild = next_wild_row(value, key_stride, column_stride, 0, keys, value_dim);
-            if (wild < keys)
-                __builtin_memcpy(scratch_.extra, scratch_.scores, static_cast<size_t>(keys * lanes) * sizeof(float));
+    void score_tile(KeyBlock& block, int64_t first, int64_t keys, Pass pass, bool main, bool partial) {
+        float* scores = scratch_->scores;
+        const int32_t* key_index =
+            main && problem_->key_index != nullptr ? problem_->key_index + first : nullptr;
+
+        bool masked = false;
+        if (main && run_->mask.present) {
+            const Visible visible = gather_mask(scratch_->mask, lanes_, first, keys, state_.mask_rows,
+                                                run_->mask.strides[3], same_for_all_lanes(run_->mask), key_index);
+            if (visible == Visible::none) return;
+            masked = visible == Visible::some;
         }
-        update_softmax<V>(scratch_.scores, keys, scratch_.row_max, scratch_.row_sum, scratch_.factor);
-        if (!run_.output.present) return;
-        if (run_.dropout && (segment.flags & ATTEND_SEGMENT_NO_DROPOUT) == 0) {
-            TileDropout dropout(run_, tile_, lanes);
+
+        each_run(first, keys, main, [&](int64_t begin, int64_t end, int lowest, int count) {
+            float* rows = scores + begin * lanes_;
+            if (count < vectors_)
+                for (int64_t at = 0; at < (end - begin) * lanes_; at += batch_lanes) store(rows + at, Batch(-infinity));
+            if (count == 0) return;
+            by_vectors(count, [&](auto v) {
+                block.scores<decltype(v)::count>(first - block.first() + begin, end - begin,
+                                                 state_.queries + lowest * batch_lanes, lanes_,
+                                                 rows + lowest * batch_lanes);
+            });
+        });
+        if (run_->rescores) scale_scores(scores, keys * lanes_, run_->scale);
+        if (run_->softcap > 0.0f) cap_scores(scores, keys * lanes_, run_->softcap);
+        const attend_score_tile stored{&tile_, scores, first, keys, key_index};
+        if (problem_->score != nullptr) problem_->score(problem_->score_user, &stored);
+
+        bool hides = masked || (problem_->score != nullptr && (problem_->flags & ATTEND_TILE_SCORE_HIDES) != 0);
+        if (main && run_->bias.present)
+            by_vectors(vectors_, [&](auto v) {
+                hides |= add_bias<decltype(v)::count>(scores, first, keys, state_.bias_rows, run_->bias.strides[3],
+                                                      same_for_all_lanes(run_->bias), key_index, scratch_->extra,
+                                                      scratch_->rows);
+            });
+        if (masked) apply_mask(scores, keys * lanes_, scratch_->mask);
+        if (main && (first < full_begin_ || first + keys > full_end_)) {
+            hides = true;
+            limit_scores(first, keys);
+        }
+        if (partial && problem_->keep != nullptr) {
+            hides = true;
+            problem_->keep(problem_->keep_user, &stored);
+        }
+
+        if (pass == Pass::forward)
+            accumulate(block, first, keys, key_index, main, hides);
+        else
+            write_weights(first, keys, pass);
+    }
+
+    void limit_scores(int64_t first, int64_t keys) {
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            scratch_->limit_low[lane] = static_cast<float>(clamp(state_.key_begin[lane] - first, 0, keys));
+            scratch_->limit_high[lane] = static_cast<float>(clamp(state_.key_end[lane] - first, 0, keys));
+        }
+        by_vectors(vectors_, [&](auto v) {
+            apply_limits<decltype(v)::count>(scratch_->scores, keys, scratch_->limit_low, scratch_->limit_high,
+                                             full_begin_ - first, full_end_ - first);
+        });
+    }
+
+    void accumulate(KeyBlock& block, int64_t first, int64_t keys, const int32_t* key_index, bool main, bool hides) {
+        float* scores = scratch_->scores;
+        const bool output = run_->output.present;
+        const int64_t begin = first - block.first();
+        const bool dropout = output && run_->dropout && (block.segment().flags & ATTEND_SEGMENT_NO_DROPOUT) == 0;
+        bool wild = false;
+        if (output) wild = hides ? block.find_wild(begin, begin + keys) : block.wild_in(begin, begin + keys);
+        if (wild) __builtin_memcpy(scratch_->extra, scores, static_cast<size_t>(keys * lanes_) * sizeof(float));
+        by_vectors(vectors_, [&](auto v) {
+            constexpr int count = decltype(v)::count;
+            if (run_->dots && !dropout)
+                update_softmax_pairs<count>(scores, keys, run_->factor, state_.softmax);
+            else
+                update_softmax<count>(scores, keys, run_->factor, state_.softmax);
+        });
+        if (!output) return;
+        if (dropout) {
+            TileDropout drop(*run_, tile_, lanes_);
             for (int64_t key = 0; key < keys; ++key)
-                dropout.apply(scratch_.scores + key * lanes, key_index != nullptr ? key_index[key] : first + key);
+                drop.apply(scores + key * lanes_, key_index != nullptr ? key_index[key] : first + key);
+            if (run_->dots)
+                by_vectors(vectors_, [&](auto v) {
+                    round_rows<decltype(v)::count, block_dots>(scores, keys, reinterpret_cast<uint32_t*>(scores));
+                });
         }
         const Into into = started_ ? Into::rescale : Into::overwrite;
         started_ = true;
-        if (wild == keys)
-            value_block<V>(value, key_stride, column_stride, keys, scratch_.scores, value_dim, scratch_.acc, into,
-                           scratch_.factor);
-        else
-            wild_value_block<V>(value, key_stride, column_stride, keys, scratch_.scores, scratch_.extra, value_dim,
-                                scratch_.acc, into, scratch_.factor, wild);
+        // The keys that all vectors see go first, since they rescale; without such keys all are treated so.
+        int64_t whole_begin = 0, whole_end = 0;
+        each_run(first, keys, main, [&](int64_t from, int64_t to, int, int count) {
+            if (count == vectors_) {
+                whole_begin = from;
+                whole_end = to;
+            }
+        });
+        if (whole_begin == whole_end) whole_end = keys;
+        add_values(block, begin, whole_begin, whole_end, 0, vectors_, into);
+        if (whole_begin != 0 || whole_end != keys)
+            each_run(first, keys, main, [&](int64_t from, int64_t to, int lowest, int count) {
+                if (count > 0 && count < vectors_) add_values(block, begin, from, to, lowest, count, Into::add);
+            });
+        if (wild) block.add_wild(begin, begin + keys, scores, scratch_->extra, lanes_, state_.acc);
     }
 
-    void write_weights(int64_t first, int64_t keys) {
-        normalise_scores<V>(scratch_.scores, keys, scratch_.row_max, scratch_.factor);
-        if (pass_ == Pass::weights) {
-            for (int64_t lane = 0; lane < lanes; ++lane) {
-                scratch_.out_rows[lane] = run_.scores.at(rows_.batch, scratch_.head[lane], row_of(lane), first);
-                scratch_.limit_low[lane] = 1.0f;
+    void add_values(KeyBlock& block, int64_t begin, int64_t from, int64_t to, int lowest, int count, Into into) {
+        const int64_t row = run_->dots ? from / 2 : from, lane = lowest * batch_lanes;
+        by_vectors(count, [&](auto v) {
+            block.values<decltype(v)::count>(begin + from, to - from, scratch_->scores + row * lanes_ + lane, lanes_,
+                                             state_.acc + lane, into, state_.softmax.rescale + lane);
+        });
+    }
+
+    void write_output() {
+        const StoredView& output = run_->output;
+        const int64_t value_dim = run_->sizes.value_dim;
+        const bool narrow = output.storage != Storage::f32;
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
+            scratch_->factor[lane] = finish_factor(state_.softmax.row_sum[lane], 1.0f);
+            scratch_->out_rows[lane] =
+                narrow ? scratch_->stage + lane * value_dim : reinterpret_cast<float*>(row);
+        }
+        if (!started_)  // no score tile at all
+            for (int64_t at = 0; at < value_dim * lanes_; ++at) state_.acc[at] = 0.0f;
+        by_vectors(vectors_, [&](auto v) {
+            store_lanes<decltype(v)::count>(state_.acc, value_dim, scratch_->factor, scratch_->out_rows,
+                                            narrow ? 1 : output.step(), tile_.num_lanes);
+        });
+        if (!narrow) return;
+        for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
+            narrow_row(output.storage, scratch_->out_rows[lane], value_dim,
+                       output.at(rows_.batch, state_.head[lane], row_of(lane)), output.step());
+    }
+
+    void write_weights(int64_t first, int64_t keys, Pass pass) {
+        by_vectors(vectors_, [&](auto v) {
+            normalise_scores<decltype(v)::count>(scratch_->scores, keys, run_->factor, state_.softmax,
+                                                 state_.softmax.rescale);
+        });
+        if (pass == Pass::weights) {
+            for (int64_t lane = 0; lane < lanes_; ++lane) {
+                scratch_->out_rows[lane] = run_->scores.at(rows_.batch, state_.head[lane], row_of(lane), first);
+                scratch_->factor[lane] = 1.0f;
             }
-            store_lanes<V>(scratch_.scores, keys, scratch_.limit_low, scratch_.out_rows, run_.scores.strides[3],
-                           tile_.num_lanes);
+            by_vectors(vectors_, [&](auto v) {
+                store_lanes<decltype(v)::count>(scratch_->scores, keys, scratch_->factor, scratch_->out_rows,
+                                                run_->scores.strides[3], tile_.num_lanes);
+            });
             return;
         }
         for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
-            float* sum = run_.average.at(rows_.batch, row_of(lane), first);
+            float* sum = run_->average.at(rows_.batch, row_of(lane), first);
             for (int64_t key = 0; key < keys; ++key)
-                sum[key * run_.average.strides[2]] += scratch_.scores[key * lanes + lane];
+                sum[key * run_->average.strides[2]] += scratch_->scores[key * lanes_ + lane];
         }
     }
 
     static constexpr int64_t far = int64_t{1} << 40;  // a window this wide is unlimited, and sums with it stay in range
 
-    const TileRun& run_;
-    const attend_tile_problem& problem_;
-    const TileScratch& scratch_;
-    const TileRows rows_;
+    const TileRun* run_;
+    const attend_tile_problem* problem_;
+    const TileScratch* scratch_;
+    TileState state_;
+    TileRows rows_;
     attend_query_tile tile_{};
-    int64_t offset_{0};
+    int vectors_{1};
+    int64_t lanes_{0}, offset_{0};
     int64_t hull_begin_{0}, hull_end_{0}, full_begin_{0}, full_end_{0};
-    Pass pass_{Pass::forward};
-    bool started_{false};
+    int64_t vector_begin_[size_t{max_vectors}], vector_end_[size_t{max_vectors}];
+    bool started_{false}, fetched_{false};
 };
 
 }  // namespace attend::ATTEND_ISA

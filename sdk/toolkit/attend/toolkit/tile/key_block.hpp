@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys and values of one score tile in the form that the products read, shared by all query tiles of a group.
+//
+//   float32                        as they lie in memory, with any strides
+//   bf16 with hardware dots        keys as they lie; values interleaved by pairs of keys, once per block
+//   bf16 otherwise, f16            widened to float32, once per block
+#pragma once
+
+#include "attend/toolkit/gemm/pair_kernel.hpp"
+#include "attend/toolkit/tile/tile_problem.hpp"
+#include "attend/toolkit/tile/values.hpp"
+
+namespace attend::ATTEND_ISA {
+
+// f(a constant of type int) for a number of vectors from 1 to max_vectors.
+template <int value>
+struct Vectors {
+    static constexpr int count = value;
+};
+template <class F>
+ATTEND_ALWAYS_INLINE void by_vectors(int vectors, F f) {
+    if (vectors == 3)
+        f(Vectors<3>{});
+    else if (vectors == 2)
+        f(Vectors<2>{});
+    else
+        f(Vectors<1>{});
+}
+
+// What runs where KeyBlock::dots() is true; entries without the instruction never get there.
+constexpr Dots block_dots = ATTEND_HAS_DOTS ? Dots::hardware : Dots::portable;
+
+class KeyBlock {
+public:
+    // key_stage: [key_tile][head_dim] floats, needed for types other than float32; value_stage: [key_tile][value_dim].
+    KeyBlock(float* key_stage, float* value_stage, int64_t head_dim, int64_t value_dim, bool dots)
+        : key_stage_(key_stage), value_stage_(value_stage), head_dim_(head_dim), value_dim_(value_dim), dots_(dots) {}
+
+    bool dots() const { return dots_; }
+    int64_t first() const { return first_; }
+    int64_t count() const { return count_; }
+    const attend_key_segment& segment() const { return *segment_; }
+
+    // Rows [row, row + count) of a segment, whose number on the key axis is `first`.
+    void take(const attend_key_segment& segment, int64_t batch, int64_t kv_head, int64_t row, int64_t first,
+              int64_t count) {
+        segment_ = &segment;
+        first_ = first;
+        count_ = count;
+        value_ = nullptr;
+        searched_ = false;
+        wilds_ = 0;
+        const StoredView key = stored_view(segment.key), value = stored_view(segment.value);
+        key_row_ = key.at(batch, kv_head, row);
+        value_row_ = value.at(batch, kv_head, row);
+        key_bytes_ = key.strides[2];
+        value_bytes_ = value.strides[2];
+        value_step_ = value.step();
+        storage_ = key.storage;
+        if (storage_ == Storage::f32) {
+            key_ = reinterpret_cast<const float*>(key_row_);
+            key_stride_ = key.strides[2] / 4;
+            feature_stride_ = key.step();
+        } else if (!dots_) {
+            for (int64_t at = 0; at < count; ++at)
+                widen_row(storage_, key_row_ + at * key_bytes_, key.step(), head_dim_, key_stage_ + at * head_dim_);
+            key_ = key_stage_;
+            key_stride_ = head_dim_;
+            feature_stride_ = 1;
+        }
+    }
+
+    // scores[key][lane] of keys [begin, begin + keys) of the block: V vectors of lanes in rows of `lanes` floats.
+    template <int V>
+    void scores(int64_t begin, int64_t keys, const float* queries, int64_t lanes, float* to) const {
+        if (dots_)
+            pair_product<V, block_dots>(key_row_ + begin * key_bytes_, key_bytes_, 4, keys,
+                                        reinterpret_cast<const uint32_t*>(queries), head_dim_, to, Into::overwrite, nullptr,
+                                        lanes);
+        else
+            product<V>(key_ + begin * key_stride_, key_stride_, feature_stride_, keys, queries, head_dim_, to,
+                       Into::overwrite, nullptr, lanes);
+    }
+
+    // acc[c][lane] from weights[key][lane] of keys [begin, begin + keys) of the block; with dots the weights are pairs of
+    // keys and begin is even.
+    template <int V>
+    void values(int64_t begin, int64_t keys, const float* weights, int64_t lanes, float* acc, Into into,
+                const float* rescale) {
+        load_values();
+        if (dots_)
+            pair_values<V>(begin, keys, weights, lanes, acc, into, rescale);
+        else
+            product<V>(value_ + begin * value_stride_, column_stride_, value_stride_, value_dim_, weights, keys, acc, into,
+                       rescale, lanes);
+    }
+
+    // Looks for value rows that hold NaN or infinity, once per block; from then on values() takes them as zeros, and
+    // every tile adds them by itself where they are seen. Returns whether there are any in [begin, end).
+    bool find_wild(int64_t begin, int64_t end) {
+        if (!searched_) {
+            searched_ = true;
+            for (int64_t at = 0; at < count_; ++at)
+                if (!stored_row_is_finite(at)) wild_[wilds_++] = static_cast<int16_t>(at);
+            if (wilds_ > 0) value_ = nullptr;
+        }
+        return wild_in(begin, end);
+    }
+    bool wild_in(int64_t begin, int64_t end) const {
+        bool found = false;
+        for (int64_t at = 0; at < wilds_; ++at) found |= wild_[at] >= begin && wild_[at] < end;
+        return found;
+    }
+
+    // acc[c][lane] += v[c] weights[lane] of the wild rows in [begin, end), for the lanes that see them. weights and hidden
+    // (the scores before softmax, minus infinity where a lane sees nothing) start at `begin`.
+    void add_wild(int64_t begin, int64_t end, const float* weights, const float* hidden, int64_t lanes, float* acc) const {
+        for (int64_t at = 0; at < wilds_; ++at) {
+            const int64_t row = wild_[at] - begin;
+            if (row < 0 || row >= end - begin) continue;
+            for (int64_t c = 0; c < value_dim_; ++c) {
+                const Batch value(value_at(wild_[at], c));
+                for (int64_t lane = 0; lane < lanes; lane += batch_lanes) {
+                    float* sum = acc + c * lanes + lane;
+                    const Batch weight = dots_ ? pair_weight(weights, row, lanes, lane) : load(weights + row * lanes + lane);
+                    const Batch old = load(sum);
+                    store(sum, choose(load(hidden + row * lanes + lane) == Batch(-infinity), old, fma(value, weight, old)));
+                }
+            }
+        }
+    }
+
+private:
+    static Batch pair_weight(const float* weights, int64_t row, int64_t lanes, int64_t lane) {
+        const Pairs pairs = load_pairs(weights + row / 2 * lanes + lane);
+        return row % 2 == 0 ? low_halves(pairs) : high_halves(pairs);
+    }
+
+    float value_at(int64_t row, int64_t column) const {
+        float value;
+        widen_row(storage_, value_row_ + row * value_bytes_ + column * value_step_ * storage_bytes(storage_), 1, 1, &value);
+        return value;
+    }
+
+
+    uint32_t* value_pairs() const { return reinterpret_cast<uint32_t*>(value_stage_); }
+
+    template <int V>
+    void pair_values(int64_t begin, int64_t keys, const float* weights, int64_t lanes, float* acc, Into into,
+                     const float* rescale) const {
+        const uint32_t* x = reinterpret_cast<const uint32_t*>(weights);
+        const int64_t row_bytes = 4 * value_dim_;
+        const uint32_t* pairs = value_pairs() + begin / 2 * value_dim_;
+        // A range may end between the keys of a pair. The other one is hidden: it is not multiplied, not even by zero.
+        const bool cut = keys % 2 != 0 && begin + keys < count_;
+        const int64_t whole = cut ? keys - 1 : keys + keys % 2;
+        if (whole > 0)
+            pair_product<V, block_dots>(pairs, 4, row_bytes, value_dim_, x, whole, acc, into, rescale, lanes);
+        if (!cut) return;
+        uint32_t* last = value_pairs() + (count_ + 1) / 2 * value_dim_;
+        for (int64_t c = 0; c < value_dim_; ++c) last[c] = pairs[whole / 2 * value_dim_ + c] & 0x0000FFFFu;
+        pair_product<V, block_dots>(last, 4, row_bytes, value_dim_, x + whole / 2 * lanes, 2, acc,
+                                    whole > 0 ? Into::add : into, rescale, lanes);
+    }
+
+    bool stored_row_is_finite(int64_t at) const {
+        const char* row = value_row_ + at * value_bytes_;
+        if (storage_ == Storage::f32)
+            return row_is_finite(reinterpret_cast<const float*>(row), value_step_, value_dim_);
+        // Largest exponent: infinity or NaN.
+        const uint16_t exponent = storage_ == Storage::bf16 ? 0x7F80 : 0x7C00;
+        const uint16_t* half = reinterpret_cast<const uint16_t*>(row);
+        bool wild = false;
+        if (value_step_ == 1)
+            for (int64_t c = 0; c < value_dim_; ++c) wild |= (half[c] & exponent) == exponent;
+        else
+            for (int64_t c = 0; c < value_dim_; ++c) wild |= (half[c * value_step_] & exponent) == exponent;
+        return !wild;
+    }
+
+    void load_values() {
+        if (value_ != nullptr) return;
+        if (storage_ == Storage::f32 && wilds_ == 0) {
+            value_ = reinterpret_cast<const float*>(value_row_);
+            value_stride_ = value_bytes_ / 4;
+            column_stride_ = value_step_;
+            return;
+        }
+        value_ = value_stage_;
+        value_stride_ = value_dim_;
+        column_stride_ = 1;
+        for (int64_t at = 0; at < count_; at += dots_ ? 2 : 1) {
+            const char* row = value_row_ + at * value_bytes_;
+            if (dots_)
+                interleave_rows(reinterpret_cast<const uint16_t*>(row),
+                                at + 1 < count_ ? reinterpret_cast<const uint16_t*>(row + value_bytes_) : nullptr,
+                                value_step_, value_dim_, value_pairs() + at / 2 * value_dim_);
+            else
+                widen_row(storage_, row, value_step_, value_dim_, value_stage_ + at * value_dim_);
+        }
+        for (int64_t at = 0; at < wilds_; ++at) {
+            const int64_t row = wild_[at];
+            for (int64_t c = 0; c < value_dim_; ++c)
+                if (dots_)
+                    value_pairs()[row / 2 * value_dim_ + c] &= row % 2 == 0 ? 0xFFFF0000u : 0x0000FFFFu;
+                else
+                    value_stage_[row * value_dim_ + c] = 0.0f;
+        }
+    }
+
+    float *key_stage_, *value_stage_;
+    int64_t head_dim_, value_dim_;
+    bool dots_;
+    const attend_key_segment* segment_{nullptr};
+    int64_t first_{0}, count_{0};
+    bool searched_{false};
+    int64_t wilds_{0};
+    int16_t wild_[size_t{default_key_tile}];
+    const char *key_row_{nullptr}, *value_row_{nullptr};
+    int64_t key_bytes_{0}, value_bytes_{0}, value_step_{1};
+    Storage storage_{Storage::f32};
+    const float *key_{nullptr}, *value_{nullptr};  // value_: NULL until it is needed
+    int64_t key_stride_{0}, feature_stride_{1}, value_stride_{0}, column_stride_{1};
+};
+
+}  // namespace attend::ATTEND_ISA
