@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs Debian 12's packages that building attend needs, and says which. Nothing happens where all are there.
-# install_packages.sh [tests]: with "tests", also what the test suite uses.
+# install_packages.sh [tests] [bench]: with "tests", also what the test suite uses; with "bench", also what bench/micro uses.
 set -euo pipefail
 
 packages=(ca-certificates git g++ gcc make cmake ninja-build ccache libboost1.81-dev libboost-filesystem1.81-dev libboost-json1.81-dev
           libxsimd-dev libtbb-dev libspdlog-dev libfmt-dev libcli11-dev catch2)
-if [[ "${1:-}" == tests ]]; then
-  packages+=(clang binutils python3 python3-venv)
-fi
+for group in "$@"; do
+  case "$group" in
+    tests) packages+=(clang binutils python3 python3-venv) ;;
+    bench) packages+=(libbenchmark-dev) ;;
+    *) echo "packages: unknown group \"$group\"; accepted: tests, bench" >&2; exit 2 ;;
+  esac
+done
 
 missing=()
 for package in "${packages[@]}"; do

@@ -61,7 +61,7 @@ bool has_choice(const CallPlan& plan, const char* name, const char* choice) {
 }
 
 bool plain_heads(const ForwardInputs& inputs) {
-    return inputs.query.rank() == 4 && inputs.key && inputs.value && !inputs.query_lengths && !inputs.key_lengths;
+    return inputs.query.rank() == 4 && !inputs.query_lengths && !inputs.key_lengths;
 }
 
 }  // namespace
@@ -158,8 +158,11 @@ std::vector<double> projection(const ForwardInputs& inputs) {
     return output;
 }
 
-std::optional<Expected> oracle_of(const CallSpec& spec, const ForwardInputs& inputs, const CallPlan& plan) {
-    if (spec.projection) return Expected{projection(inputs), "float64 matrix product"};
+std::optional<Expected> oracle_of(const CallSpec& spec, const ForwardInputs& given, const CallPlan& plan) {
+    if (spec.projection) return Expected{projection(given), "float64 matrix product"};
+    ForwardInputs inputs = given;
+    if (!inputs.key) inputs.key = inputs.query;
+    if (!inputs.value) inputs.value = inputs.key;
     if (!plain_heads(inputs) || plan.desc.dropout > 0) return std::nullopt;
     const MechanismRecord& mechanism = *plan.mechanism;
     bool only_slopes = true;

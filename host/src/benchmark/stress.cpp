@@ -192,6 +192,7 @@ private:
 }  // namespace
 
 Result<void> run_stress(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
+    unpin_threads(bench.cpus());
     Stress(bench, mechanisms, report).run();
     return {};
 }
