@@ -116,7 +116,7 @@ attend_status decode_forward(const attend_tile_problem& problem, const attend_co
     run.slots = worker_count(context);
     run.slot_bytes = decode::Scratch::bytes(sizes);
     run.memory = static_cast<unsigned char*>(context->workspace);
-    const uint64_t needed = decode_workspace(problem, run.slots);
+    const uint64_t needed = run.slots * run.slot_bytes + parts_bytes(sizes);
     if (context->workspace_bytes < needed || run.memory == nullptr) {
         Message text;
         text << "attend_tile_forward: workspace has " << static_cast<int64_t>(context->workspace_bytes)
@@ -132,8 +132,7 @@ attend_status decode_forward(const attend_tile_problem& problem, const attend_co
     const int64_t together = sizes.splits > 1 ? sizes.items_at_once : sizes.batch;
     for (; run.first_item < sizes.batch; run.first_item += together) {
         const int64_t heads = lesser(together, sizes.batch - run.first_item) * sizes.kv_heads;
-        attend_status status =
-            parallel_items(context, static_cast<uint64_t>(heads * sizes.splits), run_parts, &run);
+        attend_status status = parallel_items(context, static_cast<uint64_t>(heads * sizes.splits), run_parts, &run);
         if (status == ATTEND_OK && sizes.splits > 1)
             status = parallel_items(context, static_cast<uint64_t>(heads), run_merge, &run);
         if (status != ATTEND_OK) return status;

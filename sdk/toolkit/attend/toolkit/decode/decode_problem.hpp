@@ -15,7 +15,7 @@ constexpr int64_t most_decode_rows = 8;
 constexpr int most_group = batch_lanes < 8 ? batch_lanes : 8;
 
 // Keys whose scores are stored before softmax looks at them, and keys whose values pass at a time.
-constexpr int64_t score_block = 256;
+constexpr int64_t score_block = 1024;
 constexpr int64_t hook_block = 128;  // where a hook sees them, as many as in the tile engine
 constexpr int64_t staged_block = 32;
 constexpr int64_t value_block = 64;
@@ -39,7 +39,7 @@ struct Sizes {
     bool hook{false};
 
     // Scratch of one worker must do for a call whose hook and types were not known when it was planned.
-    int64_t score_floats() const { return (score_block + 16) * group + 2 * batch_lanes; }
+    int64_t score_floats() const { return (score_block + most_group_keys) * group + 2 * batch_lanes; }
     int64_t part_floats() const { return groups * group * (acc_stride + 2); }
 };
 
@@ -80,15 +80,15 @@ inline Sizes sizes_for(const attend_tile_problem& problem) {
 
 // Scratch of one worker.
 struct Scratch {
-    float* queries;  // [group][step][lane]
-    float* scores;   // [group]: [key][q], then weights
-    float* kept;     // [group]: scores as they were before softmax, where pairs are hidden
-    float* pairs;    // [group]: weights as pairs
-    float* acc;      // [group][q][acc_stride]
-    float* state;    // [group]: row_max, row_sum, factor
-    float* stage;    // rows widened to float32, or values with what is not finite taken out
-    float* ordered;  // one row of the output
-    float* tile;     // [key][lane] for the hook
+    float* queries;                    // [group][step][lane]
+    float* scores;                     // [group]: [key][q], then weights
+    float* kept;                       // [group]: scores as they were before softmax, where pairs are hidden
+    float* pairs;                      // [group]: weights as pairs
+    float* acc;                        // [group][q][acc_stride]
+    float* state;                      // [group]: row_max, row_sum, factor
+    float* stage;                      // rows widened to float32, or values with what is not finite taken out
+    float* ordered;                    // one row of the output
+    float* tile;                       // [key][lane] for the hook
     int32_t *query, *head, *position;  // [lane]
     int64_t *begin, *end;              // [row]: keys that the row sees
     const uint8_t** mask;
@@ -97,8 +97,7 @@ struct Scratch {
     static Scratch take(Workspace& space, const Sizes& sizes) {
         Scratch scratch;
         const int64_t group = sizes.group, width = greater(sizes.head_dim, sizes.value_dim);
-        scratch.queries =
-            space.take<float>(sizes.groups * packed_steps(sizes.head_dim, sizes.group) * batch_lanes);
+        scratch.queries = space.take<float>(sizes.groups * sizes.group * packed_steps(sizes.head_dim) * batch_lanes);
         scratch.scores = space.take<float>(sizes.groups * sizes.score_floats());
         scratch.kept = space.take<float>(sizes.groups * sizes.score_floats());
         scratch.pairs = space.take<float>(sizes.groups * sizes.score_floats());
@@ -133,7 +132,7 @@ struct Run {
     Sizes sizes;
     TensorView<const uint8_t, 4> mask;
     TensorView<const float, 4> bias;
-    bool hardware;  // bfloat16 pairs by the processor's own dot
+    bool hardware;       // bfloat16 pairs by the processor's own dot
     int64_t first_item;  // batch item that the loop begins with
     float* parts;        // [item][head][split]: acc, then maximum and sum of every row
     unsigned char* memory;

@@ -22,7 +22,8 @@ public:
         : run_(run), sizes_(run.sizes), problem_(*run.problem), scratch_(scratch), batch_(batch), kv_head_(kv_head) {
         staged_ = !Unit::paired && sizes_.key != Element::f32;
         element_bytes_ = bytes_of(sizes_.key);
-        const int64_t length = problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch) : sizes_.q_len;
+        const int64_t length =
+            problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch) : sizes_.q_len;
         rows_ = lesser(length, sizes_.q_len) * sizes_.pack;
         fill_rows();
         limit_keys();
@@ -164,28 +165,35 @@ private:
         }
     }
 
-    // [group][step][q][u], as score_rows reads it.
+    // [group][step][q][lane], as score_rows reads it.
     void pack_queries() {
-        constexpr int64_t U = batch_lanes / G;
         const int64_t units = Unit::paired ? divide_up(sizes_.head_dim, 2) : sizes_.head_dim;
-        const int64_t group_floats = packed_steps(units, G) * batch_lanes;
+        const int64_t group_floats = packed_steps(units) * G * batch_lanes;
         for (int64_t at = 0; at < sizes_.groups * group_floats; at += batch_lanes)
             store(scratch_.queries + at, Batch(0.0f));
         const int64_t bytes = bytes_of(sizes_.query), stride = problem_.query->strides[3];
         for (int64_t row = 0; row < rows_; ++row) {
             const char* from =
                 static_cast<const char*>(address(*problem_.query, bytes, batch_, head_of(row), row / sizes_.pack));
-            float* to = scratch_.queries + row / G * group_floats + row % G * U;
-            if constexpr (Unit::paired) {
-                const uint16_t* x = reinterpret_cast<const uint16_t*>(from);
-                for (int64_t unit = 0; unit < units; ++unit) {
-                    uint16_t pair[2] = {x[2 * unit * stride], 0};
-                    if (2 * unit + 1 < sizes_.head_dim) pair[1] = x[(2 * unit + 1) * stride];
-                    __builtin_memcpy(to + unit / U * batch_lanes + unit % U, pair, sizeof pair);
+            float* to = scratch_.queries + row / G * group_floats + row % G * batch_lanes;
+            int64_t done = 0;  // features
+            if (stride == 1 && (Unit::paired || sizes_.query == Element::f32)) {
+                constexpr int64_t features = batch_lanes * unit_bytes / (Unit::paired ? 2 : 4);
+                for (; done + features <= sizes_.head_dim; done += features, to += G * batch_lanes)
+                    store(to, load(reinterpret_cast<const float*>(from + done * bytes)));
+            }
+            for (int64_t lane = 0; done < sizes_.head_dim; ++lane) {
+                float* unit = to + lane / batch_lanes * G * batch_lanes + lane % batch_lanes;
+                if constexpr (Unit::paired) {
+                    const uint16_t* x = reinterpret_cast<const uint16_t*>(from);
+                    uint16_t pair[2] = {x[done * stride], 0};
+                    if (done + 1 < sizes_.head_dim) pair[1] = x[(done + 1) * stride];
+                    __builtin_memcpy(unit, pair, sizeof pair);
+                    done += 2;
+                } else {
+                    *unit = element_at(from, done * stride, sizes_.query);
+                    ++done;
                 }
-            } else {
-                for (int64_t unit = 0; unit < units; ++unit)
-                    to[unit / U * batch_lanes + unit % U] = element_at(from, unit * stride, sizes_.query);
             }
         }
         query_floats_ = group_floats;
@@ -197,8 +205,8 @@ private:
         if (main && run_.mask.present) {
             int64_t seen = 0;
             for (int64_t r = 0; r < rows_; ++r) {
-                const Visible visible = visible_keys(scratch_.mask[r] + first * run_.mask.strides[3],
-                                                     run_.mask.strides[3], keys);
+                const Visible visible =
+                    visible_keys(scratch_.mask[r] + first * run_.mask.strides[3], run_.mask.strides[3], keys);
                 seen += visible == Visible::none ? 0 : 1;
                 masked |= visible != Visible::all;
                 if (seen > 0 && masked) break;
@@ -215,7 +223,8 @@ private:
         for (int64_t r = 0; r < rows_; ++r) {
             float* scores = scores_of(r / G) + r % G;
             if (main && run_.bias.present)
-                hides |= add_bias(scores, G, scratch_.bias[r] + first * run_.bias.strides[3], run_.bias.strides[3], keys);
+                hides |=
+                    add_bias(scores, G, scratch_.bias[r] + first * run_.bias.strides[3], run_.bias.strides[3], keys);
             if (masked)
                 apply_mask(scores, G, scratch_.mask[r] + first * run_.mask.strides[3], run_.mask.strides[3], keys);
             if (limited) apply_limits(scores, G, scratch_.begin[r] - first, scratch_.end[r] - first, keys);
@@ -255,26 +264,24 @@ private:
         const attend_score_tile stored{&tile_, scratch_.tile, first, keys, nullptr};
         problem_.score(problem_.score_user, &stored);
         for (int64_t r = 0; r < rows_; ++r)
-            for (int64_t key = 0; key < keys; ++key)
-                scores_of(r / G)[key * G + r % G] = scratch_.tile[key * lanes + r];
+            for (int64_t key = 0; key < keys; ++key) scores_of(r / G)[key * G + r % G] = scratch_.tile[key * lanes + r];
     }
 
     void add_keys(const attend_key_segment& segment, int64_t row, int64_t keys, bool hides) {
         const int64_t count = round_up(keys * G, 2 * batch_lanes);
+        const Bytes value = static_cast<Bytes>(address(*segment.value, element_bytes_, batch_, kv_head_, row));
         for (int64_t group = 0; group < sizes_.groups; ++group) {
             float* scores = scores_of(group);
             for (int64_t at = keys * G; at < count; ++at) scores[at] = -infinity;
             if (hides)
                 __builtin_memcpy(scratch_.kept + group * sizes_.score_floats(), scores,
                                  static_cast<size_t>(count) * sizeof(float));
-            update_softmax<G>(scores, count, scratch_.softmax(group));
+            update_softmax<G>(scores, count, scratch_.softmax(group), value);
 #if ATTEND_HAS_DOTS
-            if constexpr (Unit::paired)
-                pair_weights<G>(scores, count, scratch_.pairs + group * sizes_.score_floats());
+            if constexpr (Unit::paired) pair_weights<G>(scores, count, scratch_.pairs + group * sizes_.score_floats());
 #endif
         }
         if (problem_.output == nullptr) return;
-        const Bytes value = static_cast<Bytes>(address(*segment.value, element_bytes_, batch_, kv_head_, row));
         const int64_t stride = segment.value->strides[2] * element_bytes_;
         const int64_t step = staged_ ? staged_block : value_block;
         for (int64_t at = 0; at < keys; at += step)
@@ -305,10 +312,14 @@ private:
             const float* weights = scores_of(group) + at * G;
             float* acc = scratch_.acc + group * G * sizes_.acc_stride;
             const float* pairs = scratch_.pairs + group * sizes_.score_floats() + at / 2 * G;
-            const ValueRows rows{value, stride,
-                                 keys,  columns,
-                                 Unit::paired ? pairs : weights, acc,
-                                 sizes_.acc_stride, at == 0 ? scratch_.softmax(group).factor : nullptr};
+            const ValueRows rows{value,
+                                 stride,
+                                 keys,
+                                 columns,
+                                 Unit::paired ? pairs : weights,
+                                 acc,
+                                 sizes_.acc_stride,
+                                 at == 0 ? scratch_.softmax(group).factor : nullptr};
             add_values<G, Unit>(rows);
             if (wild)
                 add_wild<G, Unit>(given, given_stride, keys, columns, weights,
@@ -317,7 +328,8 @@ private:
     }
 
     void finish_row(int64_t row, float row_max, float row_sum) {
-        const float* acc = ordered_row<Unit>(scratch_.acc + row * sizes_.acc_stride, sizes_.value_dim, scratch_.ordered);
+        const float* acc =
+            ordered_row<Unit>(scratch_.acc + row * sizes_.acc_stride, sizes_.value_dim, scratch_.ordered);
         if (row_sum == 0.0f)
             write(row, acc, 0.0f, -infinity);  // no key
         else

@@ -98,7 +98,8 @@ __attribute__((noinline)) inline void add_wild(Bytes value, int64_t stride, int6
             const float x = value_of<Unit>(value + key * stride, c);
             if (x - x == 0.0f) continue;
             for (int q = 0; q < G; ++q)
-                if (kept[key * G + q] != -infinity) acc[q * acc_stride + acc_place<Unit>(c)] += weights[key * G + q] * x;
+                if (kept[key * G + q] != -infinity)
+                    acc[q * acc_stride + acc_place<Unit>(c)] += weights[key * G + q] * x;
         }
     }
 }

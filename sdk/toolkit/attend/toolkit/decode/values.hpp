@@ -92,7 +92,8 @@ ATTEND_ALWAYS_INLINE __m512i pair_load(Bytes from, __mmask32 exists, bool tail) 
 
 // H times 32 columns; with `tail` 32, of which those of the mask exist.
 template <int G, int H, bool tail>
-__attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_blocks(const ValueRows& rows, int64_t column, __mmask32 exists) {
+__attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_blocks(const ValueRows& rows, int64_t column,
+                                                                    __mmask32 exists) {
     const int64_t ahead = value_ahead<PairUnit>(rows);
     Batch sum[size_t{G}][size_t{2 * H}];
     ATTEND_UNROLL

@@ -51,12 +51,16 @@ ATTEND_ALWAYS_INLINE void start_softmax(const SoftmaxState& state) {
 }
 
 // Turns `count` scores, a multiple of two vectors, into weights relative to the new maximum; factor is what older sums
-// are multiplied by.
+// are multiplied by. Meanwhile the memory behind `next`, which is read thereafter, is fetched.
 template <int G>
-__attribute__((noinline)) inline void update_softmax(float* scores, int64_t count, const SoftmaxState& state) {
+__attribute__((noinline)) inline void update_softmax(float* scores, int64_t count, const SoftmaxState& state,
+                                                     Bytes next) {
     const Batch before = load(state.row_max);
     Batch best = before, other = before;
     for (int64_t at = 0; at < count; at += 2 * batch_lanes) {
+        fetch(next, 0);
+        fetch(next, line_bytes);
+        next += 2 * line_bytes;
         best = max(best, load(scores + at));
         other = max(other, load(scores + at + batch_lanes));
     }
@@ -65,6 +69,9 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t coun
     const Batch factor = exp_nonpositive(before - base);
     Batch sum(0.0f), second(0.0f);
     for (int64_t at = 0; at < count; at += 2 * batch_lanes) {
+        fetch(next, 0);
+        fetch(next, line_bytes);
+        next += 2 * line_bytes;
         const Batch a = exp_nonpositive(load(scores + at) - base);
         const Batch b = exp_nonpositive(load(scores + at + batch_lanes) - base);
         store(scores + at, a);
@@ -80,7 +87,8 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t coun
 #if ATTEND_HAS_DOTS
 // Weights [key][G], count of them, to bfloat16 words [key pair][G]: the earlier key in the lower half.
 template <int G>
-__attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_weights(const float* weights, int64_t count, float* pairs) {
+__attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_weights(const float* weights, int64_t count,
+                                                                     float* pairs) {
     uint16_t order[32];
     for (int to = 0; to < 32; ++to) {
         const int word = to / 2;
