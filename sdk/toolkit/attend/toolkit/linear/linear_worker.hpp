@@ -13,6 +13,7 @@
 #include "attend/toolkit/linear/features/elementwise.hpp"
 #include "attend/toolkit/linear/features/favor_plus.hpp"
 #include "attend/toolkit/linear/linear_problem.hpp"
+#include "attend/toolkit/linear/plain_rows.hpp"
 #include "attend/toolkit/tile/values.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -48,6 +49,8 @@ public:
     // Output of rows [begin, end) of a head from a state, and where `triangle` is set from the chunk's keys up to each
     // row's position.
     void attend_rows(int64_t head, int64_t begin, int64_t end, const PrefixState& state, bool triangle) {
+        if (run_.plain && !triangle && state.keys > 0)
+            return PlainWorker(run_, scratch_, unit_).attend_rows(head, begin, end, state, false);
         for (int64_t row = begin; row < end; row += max_lanes) {
             const int64_t rows = least(max_lanes, end - row);
             if (state.keys == 0 && (!triangle || visible_ == 0)) zero_rows(head, row, row + rows);
