@@ -136,14 +136,31 @@ def pin(threads):
     cpus = sorted(CPUS, reverse=True)
     if len(cpus) < threads:
         return
-    own, position = os.getpid(), 1
+    own, others, position = os.getpid(), cpus[1:] or cpus, 0
     for task in map(int, os.listdir("/proc/self/task")):
-        target = cpus[0] if task == own else cpus[position % len(cpus)]
+        target = cpus[0] if task == own else others[position % len(others)]
         position += task != own
         try:
             os.sched_setaffinity(task, {target})
         except OSError:
             pass
+
+
+def unpin():
+    """New threads inherit the mask of the one that makes them."""
+    for task in map(int, os.listdir("/proc/self/task")):
+        try:
+            os.sched_setaffinity(task, CPUS)
+        except OSError:
+            pass
+
+
+def forms(shape):
+    """How a peer may be given the shape: as it is, and for one query of several heads per key head with those heads as
+    rows of one, which spares it the reading of a key for each. The result is the same numbers in the same order."""
+    yield shape
+    if shape.q_len == 1 and shape.heads != shape.kv_heads:
+        yield Shape(shape.kind, shape.dtype, shape.kv_heads, shape.kv_heads, shape.heads // shape.kv_heads, shape.kv_len, shape.dim)
 
 
 def timed(function, seconds, least):
@@ -202,14 +219,21 @@ class Torch:
             return torch.from_numpy(problem.raw[name])
 
         q, k, v = tensor("query"), tensor("key"), tensor("value")
-        grouped = {"enable_gqa": True} if shape.heads != shape.kv_heads else {}
+        best = None
+        for form in forms(shape):
+            rows = q.reshape(1, form.heads, form.q_len, form.dim)
+            grouped = {"enable_gqa": True} if form.heads != form.kv_heads else {}
 
-        def call():
-            with torch.inference_mode():
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=shape.causal, **grouped)
+            def call(rows=rows, grouped=grouped):
+                with torch.inference_mode():
+                    return torch.nn.functional.scaled_dot_product_attention(rows, k, v, is_causal=shape.causal, **grouped)
 
-        self.call = call
-        return call().float().numpy()
+            output = call()
+            duration = statistics.median(timed(call, 0.05, 3))
+            if best is None or duration < best[0]:
+                best = (duration, call, output)
+        _, self.call, output = best
+        return output.float().numpy()
 
     def samples(self, seconds, least):
         return timed(self.call, seconds, least)
@@ -254,10 +278,11 @@ class OnnxRuntime:
         shape = problem.shape
         if shape.dtype != "fp32":
             raise NotImplementedError("no bf16 attention on CPU")
-        packed = {to: np.ascontiguousarray(problem.tensors[name].transpose(0, 2, 1, 3)).reshape(1, problem.tensors[name].shape[2], -1)
-                  for to, name in (("q", "query"), ("k", "key"), ("v", "value"))}
         best, failures = None, []
-        for operator, model in self.models(shape):
+        for form, operator, model in ((form, *one) for form in forms(shape) for one in self.models(form)):
+            query = problem.tensors["query"].reshape(1, form.heads, form.q_len, form.dim)
+            packed = {to: np.ascontiguousarray(tensor.transpose(0, 2, 1, 3)).reshape(1, tensor.shape[2], -1)
+                      for to, tensor in (("q", query), ("k", problem.tensors["key"]), ("v", problem.tensors["value"]))}
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.log_severity_level = threads, 4
             try:
@@ -269,7 +294,7 @@ class OnnxRuntime:
                     binding.bind_output(output.name)
                 call = lambda session=session, binding=binding: session.run_with_iobinding(binding)
                 call()
-                output = binding.copy_outputs_to_cpu()[0].reshape(1, shape.q_len, shape.heads, shape.dim).transpose(0, 2, 1, 3)
+                output = binding.copy_outputs_to_cpu()[0].reshape(1, form.q_len, form.heads, form.dim).transpose(0, 2, 1, 3)
                 if problem.error(output) > problem.tolerance():
                     failures.append(f"{operator} is wrong by {problem.error(output):.1e}")
                     continue
@@ -293,6 +318,7 @@ def measure(shape, threads, contenders, seconds, rounds):
     row = {"name": shape.name(), "kind": shape.kind, "dtype": shape.dtype, "causal": shape.causal, "q_len": shape.q_len,
            "kv_len": shape.kv_len, "dim": shape.dim, "heads": shape.heads, "kv_heads": shape.kv_heads, "threads": threads, "results": {}}
     ready = []
+    unpin()
     for contender in contenders:
         entry = row["results"][contender.name] = {}
         try:

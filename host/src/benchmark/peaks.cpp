@@ -212,9 +212,10 @@ void pin_threads(const std::vector<int>& cpus, std::uint32_t threads) {
     if (cpus.size() < threads || cpus.empty()) return;
     const auto self = static_cast<pid_t>(::gettid());
     pin(self, cpus[0]);
-    std::size_t next = 1;
+    const std::size_t others = std::max<std::size_t>(cpus.size() - 1, 1), first = cpus.size() - others;
+    std::size_t next = 0;
     for_each_thread([&](pid_t thread) {
-        if (thread != self) pin(thread, cpus[next++ % cpus.size()]);
+        if (thread != self) pin(thread, cpus[first + next++ % others]);
     });
 }
 
