@@ -118,6 +118,7 @@ TEST_CASE("benchmark: wrong use") {
     check_error(bench({"--seconds", "3"}), 2, {"--seconds", "--suite stress"});
     check_error(bench({"--rows", "decode"}), 2, {"--rows", "--suite targets"});
     check_error(bench({"--output", "report.txt"}), 2, {"--output: is \"report.txt\"", ".json, .html or .csv"});
+    check_error(bench({"--suite", "targets", "--rows", "no such row"}), 2, {"no row of the table of targets"});
     check_error(bench({"--suit", "quick"}), 2, {"unknown flag \"--suit\"", "--suite"});
 }
 

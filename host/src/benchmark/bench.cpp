@@ -69,6 +69,7 @@ Check Bench::check_now(const CallSpec& small) {
     Check check;
     const auto failed = [&](const Error& error) {
         check.problem = error.message;
+        check.refused = error.code != ErrorCode::internal && error.code != ErrorCode::plugin;
         return check;
     };
     Result<AttentionService*> opened = service(small.backend, small.threads);
@@ -129,7 +130,8 @@ std::unique_ptr<PreparedCall> Bench::prepare(const CallSpec& spec, BenchmarkRow&
     const Check checked = check(spec);
     row.checked_against = checked.against;
     row.check_error = checked.error;
-    if (!checked.problem.empty()) return fail(checked.wrong ? "wrong" : "failed", checked.problem);
+    if (!checked.problem.empty())
+        return fail(checked.wrong ? "wrong" : checked.refused ? "not_run" : "failed", checked.problem);
     const Result<ForwardInputs> inputs = make_inputs(spec, **mechanism, settings_.seed);
     if (!inputs) return fail("failed", inputs.error().message);
     Result<std::unique_ptr<PreparedCall>> call = PreparedCall::make(**opened, *inputs, forward_options(spec));

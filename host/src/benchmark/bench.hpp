@@ -20,7 +20,7 @@ struct Check {
     std::string against;
     std::optional<double> error;
     std::string problem;
-    bool wrong{false};
+    bool wrong{false}, refused{false};  // refused: the mechanism does not take such a call
 };
 
 class Bench {

@@ -209,7 +209,7 @@ ForwardOptions forward_options(const CallSpec& spec) {
 std::string unfit(const CallSpec& spec, const MechanismRecord& mechanism) {
     const OptionSpec* causal = mechanism.find_option("causal");
     if (spec.causal && causal == nullptr) return "it has no option causal";
-    if (spec.kv_heads != spec.heads && !mechanism.has(ATTEND_CAP_GQA))
+    if (spec.kv_heads != spec.heads && !mechanism.has(ATTEND_CAP_GQA) && !mechanism.has(ATTEND_CAP_MQA))
         return "it takes as many key heads as query heads";
     if (spec.bias && !mechanism.has(ATTEND_CAP_BIAS)) return "it takes no bias";
     if (spec.mask && !mechanism.has(ATTEND_CAP_MASK)) return "it takes no mask";

@@ -60,6 +60,33 @@ bool has_choice(const CallPlan& plan, const char* name, const char* choice) {
            spec->choices[size(*index)] == choice;
 }
 
+// Built-in mechanisms whose core form is softmax attention and nothing else. Others that are exact too add terms of
+// their own to the scores; of a plugin, `exact` means this.
+bool plain_softmax(const MechanismRecord& mechanism) {
+    static const std::vector<std::string> names{
+        "standard-mha",          "grouped-query-attention",      "multi-query-attention",
+        "causal-self-attention", "bidirectional-self-attention", "cross-attention",
+        "flash-attention-v2",    "flash-attention-v3",           "flash-decoding"};
+    return mechanism.numerics == ATTEND_EXACT &&
+           (!mechanism.built_in || std::find(names.begin(), names.end(), mechanism.name) != names.end());
+}
+
+bool given(const CallPlan& plan, const char* name) {
+    const OptionValue* value = option_of(plan, name);
+    return value != nullptr && value->given;
+}
+
+// local-attention in its sliding mode without global tokens: a window of window_size keys on each side.
+std::optional<std::int64_t> local_window(const CallPlan& plan) {
+    if (plan.mechanism->name != "local-attention" || !plan.mechanism->built_in || !has_choice(plan, "mode", "sliding"))
+        return std::nullopt;
+    for (const char* name : {"window_left", "window_right", "global_tokens"})
+        if (given(plan, name)) return std::nullopt;
+    const OptionValue* size = option_of(plan, "window_size");
+    const auto* width = size != nullptr ? std::get_if<std::int64_t>(&size->value) : nullptr;
+    return width != nullptr ? std::optional(*width) : std::nullopt;
+}
+
 bool plain_heads(const ForwardInputs& inputs) {
     return inputs.query.rank() == 4 && !inputs.query_lengths && !inputs.key_lengths;
 }
@@ -167,8 +194,13 @@ std::optional<Expected> oracle_of(const CallSpec& spec, const ForwardInputs& giv
     const MechanismRecord& mechanism = *plan.mechanism;
     bool only_slopes = true;
     for (const auto& [name, tensor] : inputs.extra) only_slopes = only_slopes && name == "alibi_slopes";
-    if (mechanism.numerics == ATTEND_EXACT && only_slopes && plan.weights.empty())
+    if (plain_softmax(mechanism) && only_slopes && plan.weights.empty())
         return Expected{dense_attention(inputs, plan.desc), "float64 softmax"};
+    if (const std::optional<std::int64_t> width = local_window(plan)) {
+        attend_plan_desc desc = plan.desc;
+        desc.window_left = desc.window_right = *width;
+        return Expected{dense_attention(inputs, desc), "float64 softmax in a window"};
+    }
     if (mechanism.name == "linear-attention" && has_choice(plan, "feature_map", "elu") &&
         has_choice(plan, "kernel_type", "unset") && !inputs.mask && !inputs.bias) {
         const OptionValue* eps = option_of(plan, "eps");

@@ -140,8 +140,7 @@ std::string charts(const BenchmarkReport& report) {
         if (!category.empty())
             text +=
                 drawing("Time against length: " + category, "keys", "ms", collect(same, category, length, time), true);
-    text += drawing("Error against time", "ms",
-                    "relative error (against exact attention where approximated, else of the check)",
+    text += drawing("Error against time", "ms", "relative error",
                     collect(same, "", time,
                             [](const BenchmarkRow& row) { return row.error.value_or(row.check_error.value_or(0.0)); }),
                     false);

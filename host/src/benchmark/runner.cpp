@@ -20,7 +20,8 @@ CallSpec spec_of(const Bench& bench, const MechanismRecord& mechanism) {
     spec.mechanism = mechanism.shadowed_by.empty() ? mechanism.name : mechanism.qualified_name();
     spec.batch = settings.batch.value_or(1);
     spec.heads = settings.heads.value_or(8);
-    spec.kv_heads = settings.kv_heads.value_or(spec.heads);
+    const bool one_key_head = mechanism.has(ATTEND_CAP_MQA) && !mechanism.has(ATTEND_CAP_GQA);
+    spec.kv_heads = settings.kv_heads.value_or(one_key_head ? 1 : spec.heads);
     spec.dim = settings.dims.empty() ? 64 : settings.dims.front();
     spec.q_len = spec.kv_len = settings.lengths.empty() ? 512 : settings.lengths.front();
     spec.causal = settings.causal;
@@ -169,6 +170,9 @@ Result<BenchmarkReport> BenchmarkRunner::run() {
     bench.progress("");
     unpin_threads(bench.cpus());
     if (!done) return done.error();
+    const auto idle = std::count_if(report.rows.begin(), report.rows.end(),
+                                    [](const BenchmarkRow& row) { return row.status == "not_run" && !row.target; });
+    if (idle > 0) report.notes.push_back(std::to_string(idle) + " rows were not run; each says why");
     report.passed = report.passed && std::all_of(report.rows.begin(), report.rows.end(), good);
     report.elapsed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return report;

@@ -352,6 +352,11 @@ Result<void> run_targets(Bench& bench, BenchmarkReport& report) {
     std::vector<Target> chosen;
     for (const Target& target : targets)
         if (wanted(target, bench.settings())) chosen.push_back(target);
+    if (chosen.empty())
+        return Error{ErrorCode::not_found,
+                     "benchmark: the flags leave no row of the table of targets; accepted: names, sizes and 1 or 2 "
+                     "threads as in bench/targets.json",
+                     ""};
     if (chosen.size() < targets.size())
         report.notes.push_back(std::to_string(targets.size() - chosen.size()) + " of " +
                                std::to_string(targets.size()) + " rows were left out by flags");
