@@ -26,48 +26,27 @@ bool is_read_later(const LinearRun& run, const Unit& unit, int64_t end) {
     return run.problem->final != nullptr || !run.sizes.causal || unit.row_at(end) < unit.rows;
 }
 
-// run_segment the short way. A causal chunk with a value that is not finite takes the long one.
-void run_plain_segment(const LinearRun& run, const Unit& unit, LinearWorker& worker, LinearScratch& scratch,
-                       int64_t segment, bool rows, const PrefixState& total, PrefixState& partial) {
+// run_segment the short way: absorbing a chunk also leaves the sum of both states, which the next rows read.
+void run_plain_segment(const LinearRun& run, const Unit& unit, LinearScratch& scratch, int64_t segment,
+                       bool rows, const PrefixState& total, PrefixState& partial) {
     const LinearSizes& sizes = run.sizes;
     const bool causal_rows = rows && sizes.causal;
     PlainWorker plain(run, scratch, unit);
     partial.clear();
     const int64_t end = least((segment + 1) * sizes.segment, unit.keys);
     const int64_t chunk = sizes.causal ? plain_causal_chunk : plain_chunk;
-    bool reading_is_current = false;
     for (int64_t key = segment * sizes.segment; key < end; key += chunk) {
         const int64_t key_end = least(key + chunk, end);
         const int64_t row = unit.row_at(key), row_end = causal_rows ? unit.row_at(key_end) : row;
         const bool absorbs = is_read_later(run, unit, key_end);
         if (!absorbs && row == row_end) return;
-        const bool wild = sizes.causal && !plain.are_finite(key, key_end);
-        if (wild)
-            worker.load_keys(key, key_end, partial.c);
-        else
-            plain.load_keys(key, key_end, row < row_end);
-        if (row < row_end) {
-            const PrefixState* before = partial.keys == 0 ? &total : &partial;
-            if (partial.keys > 0 && total.keys > 0) {
-                if (!reading_is_current) add_states(worker.shape(), total, partial, scratch.reading);
-                before = &scratch.reading;
-            }
-            for (int64_t head = unit.first_head; head < unit.first_head + sizes.group_heads; ++head) {
-                if (wild)
-                    worker.attend_rows(head, row, row_end, *before, true);
-                else
-                    plain.attend_rows(head, row, row_end, *before, true);
-            }
-        }
+        plain.load_keys(key, key_end, row < row_end);
+        const PrefixState& before = partial.keys == 0 ? total : total.keys == 0 ? partial : scratch.reading;
+        for (int64_t head = unit.first_head; row < row_end && head < unit.first_head + sizes.group_heads; ++head)
+            plain.attend_rows(head, row, row_end, before, true);
         if (!absorbs) continue;
-        if (wild) {
-            worker.absorb(partial);
-            reading_is_current = false;
-        } else {
-            reading_is_current = causal_rows && total.keys > 0;
-            plain.absorb(partial, reading_is_current ? &total : nullptr,
-                         reading_is_current ? &scratch.reading : nullptr);
-        }
+        const bool both = causal_rows && total.keys > 0;
+        plain.absorb(partial, both ? &total : nullptr, both ? &scratch.reading : nullptr);
     }
 }
 
@@ -76,7 +55,7 @@ void run_plain_segment(const LinearRun& run, const Unit& unit, LinearWorker& wor
 void run_segment(const LinearRun& run, const Unit& unit, LinearWorker& worker, LinearScratch& scratch, int64_t segment, bool rows,
                  const PrefixState& total, PrefixState& partial) {
     const LinearSizes& sizes = run.sizes;
-    if (run.plain) return run_plain_segment(run, unit, worker, scratch, segment, rows, total, partial);
+    if (run.plain) return run_plain_segment(run, unit, scratch, segment, rows, total, partial);
     partial.clear();
     const int64_t end = least((segment + 1) * sizes.segment, unit.keys);
     for (int64_t key = segment * sizes.segment; key < end; key += sizes.chunk) {

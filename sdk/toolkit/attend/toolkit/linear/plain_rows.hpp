@@ -156,29 +156,11 @@ public:
           elu_(run.problem->features.kind == ATTEND_FEATURES_ELU),
           offset_(run.problem->features.kind == ATTEND_FEATURES_PROJECTED_RELU ? run.kernel_eps : 0.0f) {}
 
-    // Whether the values of the keys [begin, end) may meet a weight of zero.
-    bool are_finite(int64_t begin, int64_t end) const {
-        const float* value = run_.value.at(unit_.batch, unit_.kv_head, begin, 0);
-        // Rows in turn to four sums: one chain of additions would be bound by its latency.
-        Batch sums[4] = {Batch(0.0f), Batch(0.0f), Batch(0.0f), Batch(0.0f)};
-        int64_t key = begin;
-        for (; key + 4 <= end; key += 4, value += 4 * run_.value.strides[2])
-            for (int64_t c = 0; c < sizes_.value_dim; c += batch_lanes) {
-                ATTEND_UNROLL
-                for (int at = 0; at < 4; ++at)
-                    sums[at] = fma(load(value + at * run_.value.strides[2] + c), Batch(0.0f), sums[at]);
-            }
-        for (; key < end; ++key, value += run_.value.strides[2])
-            for (int64_t c = 0; c < sizes_.value_dim; c += batch_lanes)
-                sums[0] = fma(load(value + c), Batch(0.0f), sums[0]);
-        const Batch sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-        return all_lanes(sum == Batch(0.0f));
-    }
-
     // Features of the keys [begin, end), as rows, and with `lanes` as lanes for the triangle.
     void load_keys(int64_t begin, int64_t end, bool lanes) {
         first_ = begin;
         count_ = end - begin;
+        if (lanes) find_wild_values();
         if (elu_)
             run_.key_scale == 1.0f ? key_features<true, false>() : key_features<true, true>();
         else
@@ -237,6 +219,50 @@ public:
     }
 
 private:
+    // Whether the chunk's values may meet a weight of zero.
+    bool values_are_finite(const float* value, int64_t stride) const {
+        // Rows in turn to four sums: one chain of additions would be bound by its latency.
+        Batch sums[4] = {Batch(0.0f), Batch(0.0f), Batch(0.0f), Batch(0.0f)};
+        int64_t key = 0;
+        for (; key + 4 <= count_; key += 4, value += 4 * stride)
+            for (int64_t c = 0; c < sizes_.value_dim; c += batch_lanes) {
+                ATTEND_UNROLL
+                for (int at = 0; at < 4; ++at) sums[at] = fma(load(value + at * stride + c), Batch(0.0f), sums[at]);
+            }
+        for (; key < count_; ++key, value += stride)
+            for (int64_t c = 0; c < sizes_.value_dim; c += batch_lanes)
+                sums[0] = fma(load(value + c), Batch(0.0f), sums[0]);
+        return all_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]) == Batch(0.0f));
+    }
+
+    // What the triangle reads as values: the chunk as it lies, or where a row is not finite a copy with zeros in its place,
+    // and the row is added apart to those that see it. The others get the bits that any finite value would give them.
+    void find_wild_values() {
+        values_ = run_.value.at(unit_.batch, unit_.kv_head, first_, 0);
+        value_stride_ = run_.value.strides[2];
+        wild_ = 0;
+        if (values_are_finite(values_, value_stride_)) return;
+        for (int64_t key = 0; key < count_; ++key) {
+            const float* from = values_ + key * value_stride_;
+            const bool finite = row_is_finite(from, 1, sizes_.value_dim);
+            if (!finite) scratch_.wild[wild_++] = static_cast<int32_t>(key);
+            for (int64_t c = 0; c < sizes_.value_dim; ++c)
+                scratch_.values[key * sizes_.value_dim + c] = finite ? from[c] : 0.0f;
+        }
+        values_ = scratch_.values;
+        value_stride_ = sizes_.value_dim;
+    }
+    void add_wild_values(float* out, int64_t stride, int64_t rows, int64_t position) const {
+        for (int64_t at = 0; at < wild_; ++at) {
+            const int64_t key = scratch_.wild[at];
+            const float* value = run_.value.at(unit_.batch, unit_.kv_head, first_ + key, 0);
+            for (int64_t row = most(0, key - position); row < rows; ++row) {
+                const float weight = factors_[row] * scratch_.triangle[row * plain_causal_chunk + key];
+                for (int64_t c = 0; c < sizes_.value_dim; ++c) out[row * stride + c] += weight * value[c];
+            }
+        }
+    }
+
     template <bool elu, bool scaled>
     ATTEND_ALWAYS_INLINE Batch feature(const float* from, const Batch& scale) const {
         Batch x = load(from);
@@ -371,7 +397,9 @@ private:
             for (int64_t row = 0; row < rows; row += tile_rows) triangle_rows(row, position + row, keys_of(row));
         denominators(head, first, rows);
 
-        const float* values = triangle ? run_.value.at(unit_.batch, unit_.kv_head, first_, 0) : nullptr;
+        // Without a triangle its product has no steps; any address will do.
+        const float* weights = triangle ? scratch_.triangle : scratch_.queries;
+        const float* values = triangle ? values_ : state.sums;
         float* out = run_.output.at(unit_.batch, head, first, 0);
         const int64_t out_stride = run_.output.strides[2];
         for (int64_t row = 0; row < rows; row += tile_rows)
@@ -379,11 +407,12 @@ private:
                 constexpr int vectors = decltype(tag)::vectors;
                 const RowProduct read{scratch_.queries + row * sizes_.features, state.sums + sizes_.rows * column,
                                       sizes_.features, vectors * batch_lanes, state.keys > 0 ? sizes_.features : 0};
-                const RowProduct near{scratch_.triangle + row * plain_causal_chunk, values + column, plain_causal_chunk,
-                                      run_.value.strides[2], keys_of(row)};
+                const RowProduct near{weights + row * plain_causal_chunk, values + column, plain_causal_chunk,
+                                      value_stride_, keys_of(row)};
                 write_row_product<vectors, tile_rows>(read, near, factors_ + row, out + row * out_stride + column,
                                                       out_stride, rows - row);
             });
+        if (triangle) add_wild_values(out, out_stride, rows, position);
         if (special_) finish_special(out, out_stride, rows);
     }
 
@@ -439,7 +468,9 @@ private:
     Unit unit_;
     bool elu_;
     float offset_;
-    int64_t first_{0}, count_{0};
+    int64_t first_{0}, count_{0}, wild_{0};
+    const float* values_{nullptr};  // of the triangle
+    int64_t value_stride_{0};
     bool special_{false};
     float parts_[batch_lanes * batch_lanes];
     float factors_[batch_lanes];
