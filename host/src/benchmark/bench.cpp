@@ -2,6 +2,7 @@
 #include "benchmark/bench.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "benchmark/oracle.hpp"
@@ -169,7 +170,11 @@ BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak) 
     const std::uint64_t isa = (*opened)->isa();
     const PeakKind kind = peak.value_or(call->input_dtype() == DType::bf16 ? PeakKind::bf16 : PeakKind::fma);
     const double before = measure_peak(kind, isa, spec.threads, cpus_);
+    const std::int64_t taken = preemptions();
+    const auto begin = std::chrono::steady_clock::now();
     const Timing timing = time_call(*call, settings_.repeat, 0.15);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const auto disturbances = static_cast<double>(preemptions() - taken);
     const double after = measure_peak(kind, isa, spec.threads, cpus_);
     if (timing.runs == 0) {
         row.status = "failed";
@@ -177,6 +182,10 @@ BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak) 
         return row;
     }
     fill(row, spec, *call, timing);
+    // A quiet machine takes a processor away a few times a second.
+    if (disturbances > 10 && disturbances > 40 * seconds)
+        row.note += (row.note.empty() ? "" : "; ") + ("disturbed: other work took a processor " +
+                                                      std::to_string(static_cast<int>(disturbances)) + " times");
     row.peak = 0.5 * (before + after);
     row.peak_kind = kind == PeakKind::bf16 ? "bf16" : kind == PeakKind::memory ? "memory" : "fma";
     const double rate = kind == PeakKind::memory ? row.gbps : row.gflops;

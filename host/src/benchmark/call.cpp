@@ -2,6 +2,7 @@
 #include "benchmark/call.hpp"
 
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -328,6 +329,11 @@ Timing time_call(PreparedCall& call, std::uint64_t least, double seconds) {
     }
     const std::uint64_t runs = samples.size() * batch;
     return summarise(std::move(samples), runs);
+}
+
+std::int64_t preemptions() {
+    rusage usage{};
+    return ::getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<std::int64_t>(usage.ru_nivcsw) : 0;
 }
 
 std::uint64_t resident_bytes() { return status_bytes("VmRSS:"); }

@@ -79,6 +79,8 @@ struct Timing {
 // After a warm-up, at least `least` runs and more until about `seconds` have passed; very short calls are timed in
 // batches. Zero runs: the plugin failed.
 [[nodiscard]] Timing time_call(PreparedCall& call, std::uint64_t least, double seconds);
+// How often the system has taken a processor from this process for somebody else's work.
+[[nodiscard]] std::int64_t preemptions();
 [[nodiscard]] Timing summarise(std::vector<double> samples_ms, std::uint64_t runs);
 
 // Resident memory of the process, now and the largest since the last reset.
