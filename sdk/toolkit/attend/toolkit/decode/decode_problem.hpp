@@ -19,6 +19,10 @@ constexpr int64_t score_block = 1024;
 constexpr int64_t hook_block = 128;  // where a hook sees them, as many as in the tile engine
 constexpr int64_t staged_block = 32;
 constexpr int64_t value_block = 64;
+// Values pass once for every few columns: what comes from memory in blocks of this size, so that its addresses stay
+// nearly in order; what lies in a cache in larger ones.
+constexpr int64_t near_bytes = int64_t{16} << 10, far_bytes = int64_t{8} << 10;
+constexpr int64_t cached_bytes = int64_t{16} << 20;
 
 // The keys of a head are split so that each part is worth a worker's while, and no finer than this for a whole call.
 constexpr int64_t split_bytes = int64_t{512} << 10;
@@ -32,7 +36,7 @@ struct Sizes {
     int64_t pack{0}, rows{0};  // row v is query v / pack, head v % pack of the group
     int group{1};
     int64_t groups{1}, lane_stride{0};
-    int64_t block{0}, acc_stride{0};
+    int64_t block{0}, value_keys{0}, acc_stride{0};
     int64_t splits{1}, split_keys{0};
     int64_t items_at_once{1};  // batch items whose parts are kept together
     Element query{Element::f32}, key{Element::f32};
@@ -69,6 +73,9 @@ inline Sizes sizes_for(const attend_tile_problem& problem) {
     sizes.acc_stride = round_up(greater(sizes.value_dim, 1), 2 * batch_lanes);
 
     const int64_t head_bytes = sizes.all_keys * (sizes.head_dim + sizes.value_dim) * bytes_of(sizes.key);
+    const int64_t value_bytes = head_bytes * sizes.kv_heads > cached_bytes ? far_bytes : near_bytes;
+    sizes.value_keys =
+        clamp(value_bytes / (greater(sizes.value_dim, 1) * bytes_of(sizes.key)) / 16 * 16, 16, value_block);
     const int64_t most_part = most_decode_rows * (sizes.acc_stride + 2) * 4 * greater(sizes.kv_heads, 1);
     const int64_t finest = lesser(most_parts / greater(sizes.kv_heads, 1), most_part_bytes / most_part);
     sizes.splits = clamp(head_bytes / split_bytes, 1, greater(finest, 1));

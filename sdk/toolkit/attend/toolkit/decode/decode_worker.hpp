@@ -283,7 +283,7 @@ private:
         }
         if (problem_.output == nullptr) return;
         const int64_t stride = segment.value->strides[2] * element_bytes_;
-        const int64_t step = staged_ ? staged_block : value_block;
+        const int64_t step = staged_ ? staged_block : sizes_.value_keys;
         for (int64_t at = 0; at < keys; at += step)
             values(value + at * stride, stride, at, lesser(step, keys - at), hides);
     }

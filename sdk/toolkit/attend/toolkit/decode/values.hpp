@@ -21,10 +21,18 @@ struct ValueRows {
 };
 
 constexpr int64_t pair_columns = 2 * batch_lanes;
+
+// Where a pass over `width` bytes of every row, `before` bytes from its begin, fetches ahead. Rows without gaps are
+// fetched in the order of their addresses: the passes over one block share out the memory behind it.
+struct ValueFetch {
+    Bytes next;
+    int64_t step;
+};
 template <class Unit>
-constexpr int64_t value_ahead(const ValueRows& rows) {
+ATTEND_ALWAYS_INLINE ValueFetch value_fetch(const ValueRows& rows, int64_t before, int64_t width) {
     const int64_t bytes = rows.columns * (Unit::paired ? 2 : 4);
-    return (ahead_bytes / bytes + 1) * rows.stride;
+    if (rows.stride == bytes) return {moved(rows.value, ahead_bytes + before * rows.keys), width};
+    return {moved(rows.value, before + (ahead_bytes / bytes + 1) * rows.stride), rows.stride};
 }
 
 template <int G, int C>
@@ -41,7 +49,7 @@ ATTEND_ALWAYS_INLINE void join_values(const ValueRows& rows, int64_t column, con
 // C vectors of columns from `column` on; with `tail` one vector, of which the first `width` columns exist.
 template <int G, int C, bool tail>
 __attribute__((noinline)) inline void float_columns(const ValueRows& rows, int64_t column, int64_t width) {
-    const int64_t ahead = value_ahead<FloatUnit>(rows);
+    ValueFetch ahead = value_fetch<FloatUnit>(rows, column * 4, C * batch_lanes * 4);
     Batch sum[size_t{G}][size_t{C}];
     ATTEND_UNROLL
     for (int q = 0; q < G; ++q) {
@@ -56,8 +64,9 @@ __attribute__((noinline)) inline void float_columns(const ValueRows& rows, int64
         for (int c = 0; c < C; ++c) {
             const float* from = reinterpret_cast<const float*>(value) + c * batch_lanes;
             x[c] = tail ? load_tail(from, width) : load(from);
-            if (c * batch_lanes * 4 % line_bytes == 0) fetch(value, ahead + c * batch_lanes * 4);
+            if (c * batch_lanes * 4 % line_bytes == 0) fetch(ahead.next, c * batch_lanes * 4);
         }
+        ahead.next = moved(ahead.next, ahead.step);
         ATTEND_UNROLL
         for (int q = 0; q < G; ++q) {
             const Batch w(weight[q]);
@@ -94,7 +103,7 @@ ATTEND_ALWAYS_INLINE __m512i pair_load(Bytes from, __mmask32 exists, bool tail) 
 template <int G, int H, bool tail>
 __attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_blocks(const ValueRows& rows, int64_t column,
                                                                     __mmask32 exists) {
-    const int64_t ahead = value_ahead<PairUnit>(rows);
+    ValueFetch ahead = value_fetch<PairUnit>(rows, column * 2, H * 64);
     Batch sum[size_t{G}][size_t{2 * H}];
     ATTEND_UNROLL
     for (int q = 0; q < G; ++q) {
@@ -115,9 +124,10 @@ __attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_blocks(const ValueR
             const __m512i b = lone ? _mm512_setzero_si512() : pair_load(value + rows.stride + h * 64, exists, tail);
             x[2 * h] = Batch(_mm512_castsi512_ps(_mm512_unpacklo_epi16(a, b)));
             x[2 * h + 1] = Batch(_mm512_castsi512_ps(_mm512_unpackhi_epi16(a, b)));
-            fetch(value, ahead + h * 64);
-            fetch(value + rows.stride, ahead + h * 64);
+            fetch(ahead.next, h * 64);
+            fetch(ahead.next, ahead.step + h * 64);
         }
+        ahead.next = moved(ahead.next, 2 * ahead.step);
         ATTEND_UNROLL
         for (int q = 0; q < G; ++q) {
             const Batch w(weight[q]);
