@@ -25,7 +25,7 @@ constexpr int64_t near_bytes = int64_t{16} << 10, far_bytes = int64_t{8} << 10;
 constexpr int64_t cached_bytes = int64_t{16} << 20;
 
 // The keys of a head are split so that each part is worth a worker's while, and no finer than this for a whole call.
-constexpr int64_t split_bytes = int64_t{512} << 10;
+constexpr int64_t split_bytes = int64_t{768} << 10;
 constexpr int64_t most_parts = 64;
 constexpr int64_t most_part_bytes = int64_t{1} << 20;  // results of the parts in flight
 constexpr int64_t most_width = 4096;                   // features and columns

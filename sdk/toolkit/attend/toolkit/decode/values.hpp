@@ -157,7 +157,14 @@ inline void add_values(const ValueRows& rows) {
         return;
     }
 #endif
-    float_values<G, (G == 1 ? 8 : value_registers / G)>(rows, 0);
+    int64_t column = 0;
+#if defined(ATTEND_ISA_avx512)
+    // A single row has registers for whole rows of values, which are then read from end to end.
+    if constexpr (G == 1)
+        for (; column + 24 * batch_lanes <= rows.columns; column += 24 * batch_lanes)
+            float_columns<1, 24, false>(rows, column, 0);
+#endif
+    float_values<G, (G == 1 ? 8 : value_registers / G)>(rows, column);
 }
 
 // Where column c lies in a row of acc.
