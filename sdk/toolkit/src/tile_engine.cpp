@@ -59,7 +59,10 @@ public:
 
     void run() {
         if (count_ == 0) return;
-        for (int64_t at = 0; at < count_; ++at) worker(at).start();
+        for (int64_t at = 0; at < count_; ++at) {
+            if (at + 1 < count_) worker(at + 1).fetch_queries();
+            worker(at).start();
+        }
         walk(Pass::forward);
         for (int64_t at = 0; at < count_; ++at) worker(at).finish();
         if (!run_.scores.present && !run_.average.present) return;

@@ -48,6 +48,7 @@ ATTEND_ALWAYS_INLINE void pair_tile(const PairProduct& product, int64_t first_ro
             Pairs vector[size_t{V}];
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load_pairs(x + v * batch_lanes);
+            if constexpr (R == tile_rows) __builtin_prefetch(a + 64);
             ATTEND_UNROLL
             for (int row = 0; row < R; ++row) {
                 const Pairs broadcast = broadcast_pair(a + row * row_bytes);
@@ -74,6 +75,9 @@ ATTEND_ALWAYS_INLINE void pair_tile(const PairProduct& product, int64_t first_ro
             Pairs vector[size_t{V}];
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load_pairs(x + v * batch_lanes);
+            // The rows of the next register tile, one after the other.
+            if constexpr (layout == Layout::unit_inner && R == tile_rows)
+                __builtin_prefetch(a + (R + t % R) * product.row_stride + t / R * (4 * R));
             ATTEND_UNROLL
             for (int row = 0; row < R; ++row) {
                 const Pairs broadcast = broadcast_pair(rows[row] + at);

@@ -72,9 +72,8 @@ constexpr double short_exp_max_error = 0x1p-18;
 ATTEND_ALWAYS_INLINE Batch exp2_nonpositive_short(const Batch& t) {
 #if defined(ATTEND_ISA_avx512)
     const Batch f(_mm512_maskz_reduce_ps(every_lane, t.data, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
-    Batch p = fma(Batch(0.013426685705780983f), f, Batch(0.052242472767829895f));
-    p = fma(p, f, Batch(0.2412802129983902f));
-    p = fma(p, f, Batch(0.6930448412895203f));
+    Batch p = fma(Batch(0.0770670548081398f), f, Batch(0.22764497995376587f));
+    p = fma(p, f, Batch(0.6951168179512024f));
     p = fma(p, f, Batch(1.0f));
     return Batch(_mm512_maskz_scalef_ps(every_lane, p.data, t.data));
 #else

@@ -130,6 +130,9 @@ struct MaskSummary {
 __attribute__((noinline)) inline MaskSummary transpose_mask(uint8_t* mask, int64_t lanes, int64_t first, int64_t keys,
                                                             const uint8_t* const* rows) {
     MaskSummary summary{equal_bytes(0), equal_bytes(0xFF)};
+    // The next block of each row: as many streams as lanes are more than the processor follows by itself.
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        for (int64_t at = keys; at < 2 * keys; at += 64) __builtin_prefetch(rows[lane] + first + at);
     for (int64_t key = 0; key < keys; key += 16) {
         const int64_t used = keys - key < 16 ? keys - key : 16;
         for (int64_t lane = 0; lane < lanes; lane += 16) {

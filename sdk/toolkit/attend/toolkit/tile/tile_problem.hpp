@@ -23,10 +23,10 @@ constexpr int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-// Query tiles that walk over the keys together, so that what a block of keys needs (its way into the cache, conversion,
-// interleaving) is paid once for all of them. Fewer where there is not enough work to share out.
-constexpr int64_t max_group = 4;
-constexpr int64_t enough_groups = 16;
+// Query tiles that walk over the keys together, so that the conversion or interleaving of a block of keys is paid once
+// for all of them, and its way into the cache. Fewer where there is not enough work to share out.
+constexpr int64_t max_group = 8;
+constexpr int64_t enough_groups = 8;
 
 struct TileSizes {
     int64_t batch{0}, q_heads{0}, kv_heads{0}, q_len{0}, head_dim{0}, value_dim{0};
@@ -85,7 +85,7 @@ struct TileState {
     float* queries;  // [head_dim][lane], or pairs of bf16
     float* acc;      // [value_dim][lane]
     TileSoftmax softmax;
-    int32_t *query, *head, *position, *key_begin, *key_end;  // [lane]
+    int32_t *row, *query, *head, *position, *key_begin, *key_end;  // [lane]
     const float** bias_rows;
     const uint8_t** mask_rows;
 };
@@ -124,6 +124,7 @@ struct TileScratch {
             state.softmax.row_base = space.take<float>(lanes);
             state.softmax.row_sum = space.take<float>(lanes);
             state.softmax.rescale = space.take<float>(lanes);
+            state.row = space.take<int32_t>(lanes);
             state.query = space.take<int32_t>(lanes);
             state.head = space.take<int32_t>(lanes);
             state.position = space.take<int32_t>(lanes);

@@ -35,6 +35,17 @@ public:
     int64_t hull_begin() const { return hull_begin_; }
     int64_t hull_end() const { return hull_end_; }
 
+    // Query rows arrive while another tile's are being transposed.
+    void fetch_queries() const {
+        const StoredView& query = run_->query;
+        if (query.step() != 1) return;
+        const int64_t bytes = run_->sizes.head_dim * storage_bytes(query.storage);
+        for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+            const char* row = query.at(rows_.batch, state_.head[lane], row_of(lane));
+            for (int64_t at = 0; at < bytes; at += cache_line) __builtin_prefetch(row + at);
+        }
+    }
+
     // Before the first block.
     void start() {
         by_vectors(vectors_, [&](auto v) { start_softmax<decltype(v)::count>(state_.softmax); });
@@ -51,7 +62,9 @@ public:
             if (block.dots()) begin -= (begin - block.first()) % 2;  // pairs of keys stay together
         }
         if (begin >= end) return;
-        if (pass == Pass::forward && !fetched_ && end + 2 * run_->sizes.key_tile >= hull_end_) fetch_ahead();
+        const int64_t reach = run_->sizes.key_tile;
+        if (pass == Pass::forward && !fetched_ && end + reach >= hull_end_ && hull_end_ - hull_begin_ > reach)
+            fetch_output();
         score_tile(block, begin, end - begin, pass, main, partial);
     }
 
@@ -71,7 +84,7 @@ public:
     }
 
 private:
-    int64_t row_of(int64_t lane) const { return lesser(rows_.begin + lane, rows_.end - 1) / rows_.pack; }
+    int64_t row_of(int64_t lane) const { return state_.row[lane]; }
 
     void fill_lanes() {
         const bool per_item = (problem_->flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
@@ -79,11 +92,13 @@ private:
                                  integer_at(problem_->query_lengths, rows_.batch)
                            : problem_->causal_offset;
         int32_t first_position = INT32_MAX, last_position = INT32_MIN;
+        // Counted, not divided: 48 lanes of divisions are 7 % of a tile that sees 128 keys.
+        int64_t row = rows_.begin / rows_.pack, member = rows_.begin % rows_.pack;
         for (int64_t lane = 0; lane < lanes_; ++lane) {
-            const int64_t row = row_of(lane);
             const int64_t i = problem_->query_index != nullptr ? problem_->query_index[row] : row;
             const int32_t position = static_cast<int32_t>(clamp(i + offset_, -most_rows, most_rows));
-            const int64_t head = rows_.first_head + lesser(rows_.begin + lane, rows_.end - 1) % rows_.pack;
+            const int64_t head = rows_.first_head + member;
+            state_.row[lane] = static_cast<int32_t>(row);
             state_.query[lane] = static_cast<int32_t>(i);
             state_.head[lane] = static_cast<int32_t>(head);
             state_.position[lane] = position;
@@ -91,6 +106,11 @@ private:
             last_position = position > last_position ? position : last_position;
             if (run_->mask.present) state_.mask_rows[lane] = run_->mask.at(rows_.batch, head, i, 0);
             if (run_->bias.present) state_.bias_rows[lane] = run_->bias.at(rows_.batch, head, i, 0);
+            if (rows_.begin + lane + 1 >= rows_.end) continue;  // lanes past the last repeat it
+            if (++member == rows_.pack) {
+                member = 0;
+                ++row;
+            }
         }
         tile_.batch = rows_.batch;
         tile_.kv_head = rows_.kv_head;
@@ -181,24 +201,15 @@ private:
         });
     }
 
-    // Output rows, and the queries of the tile that will be next: they arrive while the last blocks are computed.
-    void fetch_ahead() {
+    // Output rows arrive while the last blocks are computed.
+    void fetch_output() {
         fetched_ = true;
-        const StoredView &query = run_->query, &output = run_->output;
-        const int64_t line = 64;
-        if (output.present && output.step() == 1) {
-            const int64_t bytes = run_->sizes.value_dim * storage_bytes(output.storage);
-            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
-                const char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
-                for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(row + at, 1);
-            }
-        }
-        const int64_t back = run_->sizes.group * run_->sizes.tile_lanes;
-        if (rows_.begin < back || query.step() != 1) return;
-        const int64_t bytes = run_->sizes.head_dim * storage_bytes(query.storage);
+        const StoredView& output = run_->output;
+        if (!output.present || output.step() != 1) return;
+        const int64_t bytes = run_->sizes.value_dim * storage_bytes(output.storage);
         for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
-            const char* row = query.at(rows_.batch, state_.head[lane], (rows_.begin - back + lane) / rows_.pack);
-            for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(row + at, 0, 2);
+            const char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
+            for (int64_t at = 0; at < bytes; at += cache_line) __builtin_prefetch(row + at, 1);
         }
     }
 
@@ -399,6 +410,7 @@ private:
         }
     }
 
+    static constexpr int64_t cache_line = 64;
     static constexpr int64_t far = int64_t{1} << 40;  // a window this wide is unlimited, and sums with it stay in range
 
     const TileRun* run_;
