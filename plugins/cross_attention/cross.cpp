@@ -45,10 +45,10 @@ constexpr OptionRow option_table[] = {
 };
 
 constexpr attend_port port_table[] = {
-    input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form x"),
-    input_port(ATTEND_K, "key", "form=projected: B,Nk,or(key_dim,E) | B,Hkv,Nk,D",
-               "keys; in the projected form the context"),
-    common::value_port("form=projected: B,Nk,or(value_dim,or(key_dim,E)) | B,Hkv,Nk,Dv"),
+    stored(input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form x")),
+    stored(input_port(ATTEND_K, "key", "form=projected: B,Nk,or(key_dim,E) | B,Hkv,Nk,D",
+               "keys; in the projected form the context")),
+    stored(common::value_port("form=projected: B,Nk,or(value_dim,or(key_dim,E)) | B,Hkv,Nk,Dv")),
     ATTEND_MASK_PORTS,
     weight_port("wq", "form=projected: Hq*D,E", "kaimingUniform as Wq", "query projection"),
     weight_port("wk", "form=projected: Hkv*D,or(key_dim,E)", "kaimingUniform as Wk", "key projection"),
@@ -58,7 +58,7 @@ constexpr attend_port port_table[] = {
     weight_port("bv", "form=projected & bias: Hkv*D", "zeros", "value bias"),
     weight_port("wo", "form=projected: or(output_dim,E),Hq*D", "kaimingUniform as Wo", "output projection"),
     weight_port("bo", "form=projected & or(out_bias,bias): or(output_dim,E)", "zeros", "output bias"),
-    output_port(ATTEND_OUT, "output", "form=projected: B,Nq,or(output_dim,E) | B,Hq,Nq,Dv", "result"),
+    stored(output_port(ATTEND_OUT, "output", "form=projected: B,Nq,or(output_dim,E) | B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port(),
 };
@@ -147,6 +147,7 @@ ATTEND_MECHANISM(cross, {.name = "cross-attention",
                          .time_complexity = "O(n m d)",
                          .space_complexity = "O((n + m) d)",
                          .caps = softmax_caps,
+                         .dtypes = stored_floats,
                          .numerics = ATTEND_EXACT,
                          .revision = 1,
                          ATTEND_OPTION_TABLE(Options, option_table),

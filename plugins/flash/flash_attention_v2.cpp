@@ -11,6 +11,7 @@
 #include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/tile/keys/block_pattern.hpp"
 #include "attend/toolkit/tile/scores/alibi.hpp"
+#include "attend/toolkit/tile/storage.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -52,16 +53,16 @@ constexpr OptionRow option_table[] = {
 };
 
 constexpr attend_port port_table[] = {
-    common::query_port(),
-    common::key_port(),
-    common::value_port(),
+    stored(common::query_port()),
+    stored(common::key_port()),
+    stored(common::value_port()),
     ATTEND_MASK_PORTS,
     input_port(0, "alibi_slopes", "Hq | B,Hq", "ALiBi slope m of each head: scores lose m |i' - j|", ATTEND_OPTIONAL),
     input_port(0, "block_pattern", "pattern_items,pattern_heads,pattern_rows,pattern_columns",
                "non-zero: the block of pattern_block_q queries and pattern_block_k keys may attend; [1 or B, 1 or Hq, "
                "blocks, blocks]",
                ATTEND_OPTIONAL, ATTEND_U8),
-    output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
+    stored(output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port(),
 };
@@ -127,12 +128,15 @@ bool all_finite(const attend_tensor* tensor, bool minus_infinity_ok) {
     int64_t shape[4] = {1, 1, 1, 1}, strides[4] = {0, 0, 0, 0};
     for (int axis = 0; axis < tensor->ndim; ++axis)
         shape[4 - tensor->ndim + axis] = tensor->shape[axis], strides[4 - tensor->ndim + axis] = tensor->strides[axis];
-    const float* data = static_cast<const float*>(tensor->data);
+    const Storage storage = storage_of(tensor);
+    const char* data = static_cast<const char*>(tensor->data);
     for (int64_t a = 0; a < shape[0]; ++a)
         for (int64_t b = 0; b < shape[1]; ++b)
             for (int64_t c = 0; c < shape[2]; ++c)
                 for (int64_t d = 0; d < shape[3]; ++d) {
-                    const float x = data[a * strides[0] + b * strides[1] + c * strides[2] + d * strides[3]];
+                    const int64_t at = a * strides[0] + b * strides[1] + c * strides[2] + d * strides[3];
+                    float x;
+                    widen_row(storage, data + at * storage_bytes(storage), 1, 1, &x);
                     if (x - x != 0.0f && !(minus_infinity_ok && x < 0.0f)) return false;
                 }
     return true;
@@ -196,6 +200,7 @@ ATTEND_MECHANISM(
      .time_complexity = "O(n^2 d)",
      .space_complexity = "O(n d)",
      .caps = softmax_caps | position_caps,
+     .dtypes = stored_floats,
      .numerics = ATTEND_EXACT,
      .revision = 1,
      ATTEND_OPTION_TABLE(Options, option_table),

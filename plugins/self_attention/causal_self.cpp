@@ -48,9 +48,9 @@ constexpr OptionRow option_table[] = {
 };
 
 constexpr attend_port port_table[] = {
-    input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form the tokens X"),
-    common::key_port("form=core: B,Hkv,Nk,D"),
-    common::value_port("form=core: B,Hkv,Nk,Dv"),
+    stored(input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form the tokens X")),
+    stored(common::key_port("form=core: B,Hkv,Nk,D")),
+    stored(common::value_port("form=core: B,Hkv,Nk,Dv")),
     input_port(0, "past_key", "form=projected: B,Hkv,Np,D", "cached keys in front of the projected ones",
                ATTEND_OPTIONAL),
     input_port(0, "past_value", "form=projected: B,Hkv,Np,D", "cached values", ATTEND_OPTIONAL),
@@ -60,7 +60,7 @@ constexpr attend_port port_table[] = {
     weight_port("bqkv", "form=projected & bias: (Hq+2*Hkv)*D", "zeros", "its bias"),
     weight_port("wo", "form=projected: E,Hq*D", "normal(0,0.02/sqrt(2*layers)) as Wo", "output projection"),
     weight_port("bo", "form=projected & bias: E", "zeros", "output bias"),
-    output_port(ATTEND_OUT, "output", "form=projected: B,Nq,E | B,Hq,Nq,Dv", "result"),
+    stored(output_port(ATTEND_OUT, "output", "form=projected: B,Nq,E | B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port(),
 };
@@ -194,6 +194,7 @@ ATTEND_MECHANISM(causal_self,
                   .time_complexity = "O(n^2 d / 2)",
                   .space_complexity = "O(n d)",
                   .caps = softmax_caps | position_caps,
+                  .dtypes = stored_floats,
                   .numerics = ATTEND_EXACT,
                   .revision = 1,
                   ATTEND_OPTION_TABLE(Options, option_table),

@@ -49,11 +49,11 @@ constexpr OptionRow option_table[] = {
 };
 
 constexpr attend_port port_table[] = {
-    common::query_port(),
-    common::key_port(),
-    common::value_port(),
+    stored(common::query_port()),
+    stored(common::key_port()),
+    stored(common::value_port()),
     ATTEND_MASK_PORTS,
-    output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
+    stored(output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port(),
 };
@@ -185,6 +185,7 @@ ATTEND_MECHANISM(local, {.name = "local-attention",
                          .time_complexity = "O(n w d)",
                          .space_complexity = "O(n d)",
                          .caps = softmax_caps | position_caps,
+                         .dtypes = stored_floats,
                          .numerics = ATTEND_APPROXIMATE,
                          .revision = 1,
                          ATTEND_OPTION_TABLE(Options, option_table),

@@ -316,34 +316,40 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, con
     std::string key = cacheable ? State::key_of(inputs, options) : std::string();
     std::shared_ptr<const CallPlan> plan = cacheable ? state_->plans.find(key) : nullptr;
     const std::uint32_t workers = state_->machine->pool->workers();
-    const bool convert_needed = inputs.query.dtype != DType::f32 || (inputs.key && inputs.key->dtype != DType::f32) ||
-                                (inputs.value && inputs.value->dtype != DType::f32) ||
-                                (inputs.bias && inputs.bias->dtype != DType::f32) || !inputs.extra.empty() ||
-                                !inputs.weights.empty();
+    const bool others = (inputs.bias && inputs.bias->dtype != DType::f32) || !inputs.extra.empty() || !cacheable;
+    const auto fits = [&](const CallTypes& types) {
+        return !others && inputs.query.dtype == types.query && types.query == DType::f32 &&
+               (!inputs.key || inputs.key->dtype == types.key_value) &&
+               (!inputs.value || inputs.value->dtype == types.key_value);
+    };
     std::optional<ForwardInputs> converted;
     const bool known = plan != nullptr;
     if (!plan) {
         Result<Selection> selection = state_->choose(inputs, options);
         if (!selection) return selection.error();
-        if (convert_needed) {
-            Result<ForwardInputs> done = convert_inputs(*selection->mechanism, inputs);
-            if (!done) return done.error();
-            converted = std::move(*done);
-        }
         CallRequest request{selection->options,
                             options.heads,
                             options.kv_heads,
                             options.lse,
                             options.scores,
-                            options.precision.empty() ? state_->settings.config.service.precision : options.precision};
+                            options.precision.empty() ? state_->settings.config.service.precision : options.precision,
+                            !options.precision.empty()};
+        Result<CallTypes> types = choose_types(*selection->mechanism, inputs, request);
+        if (!types) return types.error();
+        request.types = *types;
+        if (!fits(*types)) {
+            Result<ForwardInputs> done = convert_inputs(*selection->mechanism, inputs, *types);
+            if (!done) return done.error();
+            converted = std::move(*done);
+        }
         Result<std::shared_ptr<CallPlan>> built =
             build_call(selection->mechanism, converted ? *converted : inputs, request, workers);
         if (!built) return built.error();
         (*built)->reason = selection->reason + ((*built)->default_weights ? "; default weights" : "");
         plan = std::move(*built);
         if (cacheable) state_->plans.add(std::move(key), plan);
-    } else if (convert_needed) {
-        Result<ForwardInputs> done = convert_inputs(*plan->mechanism, inputs);
+    } else if (!fits(plan->types)) {
+        Result<ForwardInputs> done = convert_inputs(*plan->mechanism, inputs, plan->types);
         if (!done) return done.error();
         converted = std::move(*done);
     }
@@ -354,7 +360,7 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, con
     result->plugin = mechanism.plugin_id;
     result->plugin_version = mechanism.plugin_version;
     result->backend = plan->variant;
-    result->precision = options.precision.empty() ? state_->settings.config.service.precision : options.precision;
+    result->precision = plan->types.query == DType::bf16 ? "bf16" : plan->types.query == DType::f16 ? "fp16" : "fp32";
     result->exactness = exactness_name(mechanism.numerics);
     result->reason = plan->reason;
     result->warnings = plan->warnings;
@@ -363,7 +369,7 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, con
     result->flops = plan->flops;
     result->workspace_bytes = plan->workspace_bytes;
     // One rounding at the end: the output has the query's data type.
-    if (inputs.query.dtype != DType::f32) {
+    if (inputs.query.dtype != result->output.dtype) {
         Result<Tensor> rounded = convert(result->output, inputs.query.dtype);
         if (!rounded) return rounded.error();
         result->output = std::move(*rounded);

@@ -123,7 +123,8 @@ private:
             return fail(ErrorCode::shape,
                         "num_q_heads " + std::to_string(desc.num_q_heads) + " is not a multiple of num_kv_heads " +
                             std::to_string(desc.num_kv_heads) + "; accepted: key heads that divide the query heads");
-        desc.io_dtype = static_cast<std::uint32_t>(ATTEND_F32);
+        plan_->types = request_.types;
+        desc.io_dtype = static_cast<std::uint32_t>(find_dtype(request_.types.query)->bit);
         desc.acc_dtype = static_cast<std::uint32_t>(ATTEND_F32);
         desc.max_workers = max_workers;
         desc.flags = ATTEND_PLAN_DETERMINISTIC;
@@ -275,7 +276,7 @@ private:
                     if (query_rank_ == 2 && bound.shape.size() == 3)
                         bound.result_shape = {bound.shape[0] * bound.shape[1], bound.shape[2]};
                 }
-                bound.dtype = DType::f32;
+                bound.dtype = (port.dtypes & find_dtype(request_.types.query)->bit) ? request_.types.query : DType::f32;
             }
             plan_->outputs.push_back(std::move(bound));
         }
@@ -408,7 +409,47 @@ CallPlan::~CallPlan() {
     }
 }
 
-Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs) {
+Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs, const CallRequest& request) {
+    const auto takes = [&](DType dtype) {
+        const DTypeBit* row = find_dtype(dtype);
+        return row != nullptr && (mechanism.dtypes & row->bit) != 0;
+    };
+    const bool narrow_query = inputs.query.dtype == DType::f16 || inputs.query.dtype == DType::bf16;
+    bool projected = false;
+    if (const OptionSpec* form = mechanism.find_option("form")) {
+        projected = !inputs.weights.empty() || form->default_value == Json("projected");
+        for (const auto& [name, value] : request.options)
+            if (fold_name(name) == "form" && value.is_string()) projected = value.as_string() == "projected";
+    }
+    if (request.precision == "fp32") {
+        CallTypes types;
+        if (request.precision_given || projected) return types;
+        if (narrow_query && takes(inputs.query.dtype)) types.query = inputs.query.dtype;
+        // A narrower cache stays as it is where the queries are not rounded to another type.
+        const DType key = inputs.key ? inputs.key->dtype : inputs.query.dtype;
+        types.key_value = key != DType::f64 && takes(key) ? key : types.query;
+        if (!narrow_query || types.query == inputs.query.dtype) return types;
+        return CallTypes{};
+    }
+    const DType wanted = request.precision == "bf16"   ? DType::bf16
+                         : request.precision == "fp16" ? DType::f16
+                         : request.precision == "int8" ? DType::i8
+                                                       : DType::f8_e4m3;
+    if (wanted == DType::i8 || wanted == DType::f8_e4m3 || !takes(wanted))
+        return Error{ErrorCode::unsupported,
+                     mechanism.name + ": precision " + request.precision + " is not offered; accepted: fp32" +
+                         (takes(DType::bf16) ? ", bf16" : "") + (takes(DType::f16) ? ", fp16" : ""),
+                     ""};
+    if (projected)
+        return Error{ErrorCode::unsupported,
+                     mechanism.name + ": precision " + request.precision +
+                         " is not offered in the projected form; accepted: fp32, or the core form",
+                     ""};
+    return CallTypes{wanted, wanted};
+}
+
+Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs,
+                                     const CallTypes& types) {
     ForwardInputs converted = inputs;
     const DType wanted = inputs.query.dtype;
     const auto fail = [&](const std::string& what) {
@@ -429,26 +470,27 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
         return fail(std::string("key has data type ") + dtype_name(inputs.key->dtype) + ", value has " +
                     dtype_name(inputs.value->dtype) + "; accepted: the same");
     Error problem;
-    const auto to_float = [&](Tensor& tensor) {
-        if (tensor.dtype == DType::f32) return true;
-        Result<Tensor> done = convert(tensor, DType::f32);
+    const auto to = [&](Tensor& tensor, DType dtype) {
+        if (tensor.dtype == dtype) return true;
+        Result<Tensor> done = convert(tensor, dtype);
         if (!done)
             problem = done.error();
         else
             tensor = std::move(*done);
         return done.ok();
     };
-    bool good = to_float(converted.query) && (!converted.key || to_float(*converted.key)) &&
-                (!converted.value || to_float(*converted.value));
+    bool good = to(converted.query, types.query) &&
+                (!converted.key || to(*converted.key, types.key_value)) &&
+                (!converted.value || to(*converted.value, types.key_value));
     if (good && converted.bias) {
         if (!is_model_float(converted.bias->dtype))
             return fail(std::string("bias has data type ") + dtype_name(converted.bias->dtype) +
                         "; accepted: F32, F16, BF16, F64");
-        good = to_float(*converted.bias);
+        good = to(*converted.bias, DType::f32);
     }
     for (auto* list : {&converted.extra, &converted.weights})
         for (auto& [name, tensor] : *list)
-            if (good && is_model_float(tensor.dtype)) good = to_float(tensor);
+            if (good && is_model_float(tensor.dtype)) good = to(tensor, DType::f32);
     for (const auto& [name, tensor] : converted.weights)
         if (tensor.dtype != DType::f32)
             return Error{ErrorCode::dtype,

@@ -88,15 +88,6 @@ protected:
                 if (auto done = complete_with(given, inputs); !done) return done;
             }
         }
-        if (request_.precision != "fp32") {
-            const std::uint64_t wanted = request_.precision == "bf16"   ? ATTEND_BF16
-                                         : request_.precision == "fp16" ? ATTEND_F16
-                                         : request_.precision == "int8" ? ATTEND_I8
-                                                                        : ATTEND_F8_E4M3;
-            if ((mechanism_->dtypes & wanted) == 0)
-                return fail(ErrorCode::unsupported,
-                            "precision " + request_.precision + " is not offered; accepted: fp32");
-        }
         return {};
     }
 

@@ -45,6 +45,11 @@ struct CallTensor {
                   void* data);
 };
 
+// In which types query, and key and value, reach the plugin.
+struct CallTypes {
+    DType query{DType::f32}, key_value{DType::f32};
+};
+
 class CallPlan {
 public:
     ~CallPlan();
@@ -58,6 +63,7 @@ public:
     std::vector<CallTensor> tensors;                      // of inputs, then outputs
     std::vector<std::pair<std::string, Tensor>> weights;  // kept alive for the plan
     bool default_weights{false};
+    CallTypes types;
     attend_plan_desc desc{};
     attend_plan* plan{};
     std::uint64_t workspace_bytes{}, workspace_align{64}, seed{}, rng_offset{};
@@ -77,10 +83,17 @@ struct CallRequest {
     std::int64_t heads{}, kv_heads{};
     bool lse{}, scores{};
     std::string precision{"fp32"};
+    bool precision_given{false};  // by the call itself: then fp32 means float32 for narrower tensors, too
+    CallTypes types{};
 };
 
-// Inputs converted to types that the mechanism takes; shapes as the caller gave them.
-Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs);
+// Tensors keep a narrow type that the mechanism reads by itself, unless the request says fp32; a request for a narrower
+// precision rounds them to it. Projected forms compute in float32: their weights are. Refuses what is not offered.
+Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs, const CallRequest& request);
+
+// Inputs converted to the chosen types, everything else to what the mechanism takes; shapes as the caller gave them.
+Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs,
+                                     const CallTypes& types);
 
 // Everything up to and including the plugin's plan. Errors name the mechanism, the tensor or option, and what is accepted.
 Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs,

@@ -64,6 +64,7 @@ struct ForwardArgs {
 struct MechanismEntry {
     const char *name, *category, *title, *summary, *reference, *time_complexity, *space_complexity;
     uint64_t caps;
+    uint64_t dtypes{ATTEND_F32};  // of query, key, value and output; their ports say the same (common::stored)
     uint32_t numerics, revision;
     const OptionRow* options;
     uint32_t option_count, options_size;

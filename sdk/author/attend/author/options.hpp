@@ -149,6 +149,13 @@ constexpr attend_port weight_port(const char* name, const char* shape, const cha
                                   uint32_t flags = 0) {
     return attend_port{sizeof(attend_port), 0, ATTEND_WEIGHT | flags, 0, name, shape, help, init, ATTEND_F32};
 }
+// What the engines read and write by themselves; arithmetic is float32, or bf16 dots where the processor has them.
+inline constexpr uint64_t stored_floats = ATTEND_F32 | ATTEND_F16 | ATTEND_BF16;
+constexpr attend_port stored(attend_port port) {
+    port.dtypes = stored_floats;
+    return port;
+}
+
 namespace common {
 
 // The usual three. Keys that are left out are the queries, values that are left out the keys.

@@ -505,7 +505,7 @@ struct Trampolines {
         to.time_complexity = from.time_complexity;
         to.space_complexity = from.space_complexity;
         to.caps = from.caps;
-        to.dtypes = ATTEND_F32;
+        to.dtypes = from.dtypes;
         to.acc_dtypes = ATTEND_F32;
         to.numerics = from.numerics;
         to.options = {from.options, from.option_count, sizeof(OptionRow)};

@@ -124,6 +124,16 @@ inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys 
     describe(output, nullptr, desc.batch, desc.num_q_heads, desc.q_len, desc.value_dim);
     describe(extra_key, nullptr, desc.batch, desc.num_kv_heads, extra_keys, desc.head_dim);
     describe(extra_value, nullptr, desc.batch, desc.num_kv_heads, extra_keys, desc.value_dim);
+    // Scratch depends on the types, too; in the projected forms, whose tensors have other ranks, these are float32.
+    const struct {
+        OwnTensor* own;
+        uint32_t role;
+    } stored[] = {{&query, ATTEND_Q}, {&key, ATTEND_K}, {&value, ATTEND_V}, {&output, ATTEND_OUT}};
+    for (const auto& entry : stored)
+        if (const attend_tensor* bound = attend_find(&desc.bindings, entry.role)) {
+            entry.own->tensor.dtype_code = bound->dtype_code;
+            entry.own->tensor.dtype_bits = bound->dtype_bits;
+        }
     const attend_key_segment segments[2] = {{&key.tensor, &value.tensor, 0, 0},
                                             {&extra_key.tensor, &extra_value.tensor, ATTEND_SEGMENT_ALWAYS_VISIBLE, 0}};
     attend_tile_problem problem{};
@@ -180,7 +190,8 @@ inline void softmax_cost(const attend_plan_desc& desc, double pairs, attend_cost
                nk = static_cast<double>(desc.kv_len), d = static_cast<double>(desc.head_dim),
                dv = static_cast<double>(desc.value_dim);
     cost.flops = 2.0 * b * hq * pairs * (d + dv);
-    cost.bytes = 4.0 * b * (hq * nq * (d + dv) + hkv * nk * (d + dv));
+    const double width = desc.io_dtype == ATTEND_F32 ? 4.0 : 2.0;
+    cost.bytes = width * b * (hq * nq * (d + dv) + hkv * nk * (d + dv));
 }
 
 // Carves the workspace of a mechanism that runs several engines: aligned pieces, one behind the other.
