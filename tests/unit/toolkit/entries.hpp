@@ -20,7 +20,7 @@
     extern "C" attend_status attend_projection_forward_##entry(const attend_projection*, const attend_context*);    \
     extern "C" int attend_probe_lanes_##entry();                                                                    \
     extern "C" int attend_probe_isa_##entry();                                                                      \
-    extern "C" double attend_probe_error_limit_##entry(int function);                                               \
+    extern "C" bool attend_probe_contract_##entry(int function, float* low, float* high, double* max_ulp);          \
     extern "C" void attend_probe_map_##entry(int function, const float* from, float* to, int64_t count);            \
     extern "C" int attend_probe_registers_##entry();                                                                \
     extern "C" void attend_probe_product_##entry(int vectors, const float* a, int64_t row_stride,                   \
@@ -39,7 +39,7 @@ struct Entry {
     attend_status (*projection_forward)(const attend_projection*, const attend_context*);
     int (*lanes)();
     int (*isa)();
-    double (*error_limit)(int);
+    bool (*contract)(int, float*, float*, double*);
     void (*map)(int, const float*, float*, int64_t);
     int (*registers)();
     void (*product)(int, const float*, int64_t, int64_t, int64_t, const float*, int64_t, float*, int, const float*);
@@ -65,7 +65,7 @@ inline bool cpu_runs_avx512() {
           attend_projection_forward_##entry,   \
           attend_probe_lanes_##entry,          \
           attend_probe_isa_##entry,            \
-          attend_probe_error_limit_##entry,    \
+          attend_probe_contract_##entry,       \
           attend_probe_map_##entry,            \
           attend_probe_registers_##entry,      \
           attend_probe_product_##entry},

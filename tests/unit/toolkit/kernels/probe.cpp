@@ -105,8 +105,23 @@ extern "C" int ATTEND_KERNEL(attend_probe_isa)() {
 
 extern "C" int ATTEND_KERNEL(attend_probe_registers)() { return check_registers(); }
 
-extern "C" double ATTEND_KERNEL(attend_probe_error_limit)(int function) {
-    return function == 3 ? tanh_max_error : exp_max_error;
+// Functions by number: exp_nonpositive, exp2, exp, tanh, exp2_nonpositive, exp2_nonpositive_short, log. False where the
+// entry lacks it.
+extern "C" bool ATTEND_KERNEL(attend_probe_contract)(int function, float* low, float* high, double* max_ulp) {
+    Contract contract{};
+    if (function == 0) contract = exp_nonpositive_contract;
+    if (function == 1) contract = exp2_contract;
+    if (function == 2) contract = exp_contract;
+    if (function == 3) contract = tanh_contract;
+#if !defined(ATTEND_ISA_baseline)
+    if (function == 4) contract = exp2_nonpositive_contract;
+    if (function == 5) contract = exp2_nonpositive_short_contract;
+#endif
+    if (function == 6) contract = log_contract;
+    *low = contract.low;
+    *high = contract.high;
+    *max_ulp = contract.max_ulp;
+    return contract.max_ulp > 0.0;
 }
 
 extern "C" void ATTEND_KERNEL(attend_probe_map)(int function, const float* from, float* to, int64_t count) {
@@ -114,6 +129,11 @@ extern "C" void ATTEND_KERNEL(attend_probe_map)(int function, const float* from,
     if (function == 1) map(from, to, count, [](const Batch& x) { return exp2(x); });
     if (function == 2) map(from, to, count, [](const Batch& x) { return exp(x); });
     if (function == 3) map(from, to, count, [](const Batch& x) { return tanh(x); });
+#if !defined(ATTEND_ISA_baseline)
+    if (function == 4) map(from, to, count, [](const Batch& x) { return exp2_nonpositive(x); });
+    if (function == 5) map(from, to, count, [](const Batch& x) { return exp2_nonpositive_short(x); });
+#endif
+    if (function == 6) map(from, to, count, [](const Batch& x) { return log(x); });
 }
 
 extern "C" void ATTEND_KERNEL(attend_probe_product)(int vectors, const float* a, int64_t row_stride,
