@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "unit/toolkit/support.hpp"
+#include "unit/toolkit/typed.hpp"
 
 namespace attend::test {
 
@@ -29,6 +29,9 @@ struct AttentionCase {
     std::vector<int32_t> query_index, key_index;
     int64_t logical_q{0}, logical_k{0};  // extents that mask and bias have when index maps are used
     double wild{0.0};                    // share of keys and values that hold NaN
+    bool wild_infinity{false};           // or infinity, in values
+    Stored q_type{Stored::f32}, kv_type{Stored::f32}, extra_type{Stored::f32}, out_type{Stored::f32};
+    bool dots{false};  // the processor is said to have products of bf16 pairs
 
     // A key iterator of the toolkit, and the same rule for the oracle: (batch, head, i, i', j).
     attend_keys_fn keys{nullptr};
@@ -45,11 +48,13 @@ struct AttentionCase {
     int64_t mask_k() const { return key_index.empty() ? kv_len : logical_k; }
 
     void fill(Random& random);
+    void round_inputs();  // to their types, so that only the arithmetic differs from the oracle's
     std::string text() const;
 };
 
 struct AttentionResult {
     std::vector<double> output, lse, scores;
+    std::vector<double> size;  // of the outputs: the sum of |weight value|
 };
 
 inline void AttentionCase::fill(Random& random) {
@@ -65,7 +70,8 @@ inline void AttentionCase::fill(Random& random) {
         for (int64_t row = 0; row < batch * kv_heads * all_keys(); ++row) {
             if (random.chance(wild)) k[static_cast<size_t>(row * head_dim + random.whole(0, head_dim - 1))] = nan_value;
             if (random.chance(wild))
-                v[static_cast<size_t>(row * value_dim + random.whole(0, value_dim - 1))] = nan_value;
+                v[static_cast<size_t>(row * value_dim + random.whole(0, value_dim - 1))] =
+                    wild_infinity ? std::copysign(std::numeric_limits<float>::infinity(), random.normal()) : nan_value;
         }
     // Whole rows of keys hidden now and then, so that there are rows without keys.
     const auto spread = [&](auto make) {
@@ -95,6 +101,18 @@ inline void AttentionCase::fill(Random& random) {
         });
 }
 
+inline void AttentionCase::round_inputs() {
+    for (float& x : q) x = rounded_to(x, q_type);
+    for (const bool values : {false, true}) {
+        std::vector<float>& rows = values ? v : k;
+        const int64_t width = values ? value_dim : head_dim;
+        for (size_t at = 0; at < rows.size(); ++at) {
+            const bool main = static_cast<int64_t>(at) / width % all_keys() < kv_len;
+            rows[at] = rounded_to(rows[at], main ? kv_type : extra_type);
+        }
+    }
+}
+
 inline std::string AttentionCase::text() const {
     std::ostringstream out;
     out << "B " << batch << " Hq " << q_heads << " Hkv " << kv_heads << " Nq " << q_len << " Nk " << kv_len << " D "
@@ -104,7 +122,9 @@ inline std::string AttentionCase::text() const {
         << bias_hides << " broadcast " << broadcast_heads << broadcast_queries << " hook " << hook << hook_hides
         << " tiles " << max_query_tile << "," << max_key_tile << " scores " << scores << " layout "
         << static_cast<int>(layout) << " lengths " << query_lengths.size() << key_lengths.size() << " maps "
-        << query_index.size() << "," << key_index.size() << " wild " << wild;
+        << query_index.size() << "," << key_index.size() << " wild " << wild << "/" << wild_infinity << " types "
+        << name_of(q_type) << "," << name_of(kv_type) << "," << name_of(extra_type) << "," << name_of(out_type)
+        << " dots " << dots;
     return out.str();
 }
 
@@ -136,6 +156,7 @@ inline AttentionResult oracle(const AttentionCase& c) {
     const double minus_infinity = -std::numeric_limits<double>::infinity();
     AttentionResult result;
     result.output.assign(static_cast<size_t>(c.batch * c.q_heads * c.q_len * c.value_dim), 0.0);
+    result.size = result.output;
     result.lse.assign(static_cast<size_t>(c.batch * c.q_heads * c.q_len), minus_infinity);
     std::vector<double> weights(static_cast<size_t>(c.batch * c.q_heads * c.q_len * c.all_keys()), 0.0);
     const double threshold = std::min(std::nearbyint(c.dropout * 4294967296.0), 4294967295.0);
@@ -211,12 +232,15 @@ inline AttentionResult oracle(const AttentionCase& c) {
                             oracle_philox(c.seed, static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i),
                                           static_cast<uint32_t>(b * heads + c.dropout_head + h),
                                           (1u << 24) | static_cast<uint32_t>(c.rng_offset), static_cast<int>(j % 4));
-                        kept = static_cast<double>(word) >= threshold ? p / (1.0 - c.dropout) : 0.0;
+                        kept *= static_cast<double>(word) >= threshold ? 1.0 / (1.0 - c.dropout) : 0.0;  // NaN stays
                     }
-                    for (int64_t d = 0; d < c.value_dim; ++d)
-                        result.output[static_cast<size_t>(((b * c.q_heads + h) * c.q_len + row) * c.value_dim + d)] +=
-                            kept * static_cast<double>(c.v[static_cast<size_t>(
-                                       ((b * c.kv_heads + hk) * c.all_keys() + key) * c.value_dim + d)]);
+                    for (int64_t d = 0; d < c.value_dim; ++d) {
+                        const size_t at = static_cast<size_t>(((b * c.q_heads + h) * c.q_len + row) * c.value_dim + d);
+                        const double term = kept * static_cast<double>(c.v[static_cast<size_t>(
+                                                       ((b * c.kv_heads + hk) * c.all_keys() + key) * c.value_dim + d)]);
+                        result.output[at] += term;
+                        result.size[at] += std::fabs(term);
+                    }
                 }
             }
     if (c.scores == 1) result.scores = weights;
@@ -251,17 +275,18 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
                        dense.begin() + (head * c.all_keys() + end) * width);
         return cut;
     };
-    Strided<float> query({c.batch, c.q_heads, c.q_len, c.head_dim}, c.layout, c.q);
+    TypedTensor query({c.batch, c.q_heads, c.q_len, c.head_dim}, c.layout, c.q, c.q_type);
     const int64_t cuts[4] = {0, c.cache, c.kv_len, c.all_keys()};
-    Strided<float> key_parts[3], value_parts[3];
+    TypedTensor key_parts[3], value_parts[3];
     attend_tensor key_tensors[3], value_tensors[3];
     std::vector<attend_key_segment> segments;
     for (size_t at = 0; at < 3; ++at) {
         if (at != 1 && cuts[at] == cuts[at + 1]) continue;
-        key_parts[at] = Strided<float>({c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.head_dim}, c.layout,
-                                       part(c.k, c.batch * c.kv_heads, c.head_dim, cuts[at], cuts[at + 1]));
-        value_parts[at] = Strided<float>({c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.value_dim}, c.layout,
-                                         part(c.v, c.batch * c.kv_heads, c.value_dim, cuts[at], cuts[at + 1]));
+        const Stored type = at == 2 ? c.extra_type : c.kv_type;
+        key_parts[at] = TypedTensor({c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.head_dim}, c.layout,
+                                    part(c.k, c.batch * c.kv_heads, c.head_dim, cuts[at], cuts[at + 1]), type);
+        value_parts[at] = TypedTensor({c.batch, c.kv_heads, cuts[at + 1] - cuts[at], c.value_dim}, c.layout,
+                                      part(c.v, c.batch * c.kv_heads, c.value_dim, cuts[at], cuts[at + 1]), type);
         key_tensors[at] = key_parts[at].tensor();
         value_tensors[at] = value_parts[at].tensor();
         const uint32_t flags =
@@ -269,8 +294,8 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
         segments.push_back({&key_tensors[at], &value_tensors[at], flags, 0});
     }
     const auto blank = [](int64_t count) { return std::vector<float>(static_cast<size_t>(count), nan_value); };
-    Strided<float> output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,
-                          blank(c.batch * c.q_heads * c.q_len * c.value_dim));
+    TypedTensor output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,
+                       blank(c.batch * c.q_heads * c.q_len * c.value_dim), c.out_type);
     Strided<float> lse({c.batch, c.q_heads, c.q_len}, c.layout, blank(c.batch * c.q_heads * c.q_len));
     const std::vector<int64_t> scores_shape = c.scores == 2
                                                   ? std::vector<int64_t>{c.batch, c.q_len, c.all_keys()}
@@ -325,11 +350,16 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
     problem.query_index = c.query_index.empty() ? nullptr : c.query_index.data();
     problem.key_index = c.key_index.empty() ? nullptr : c.key_index.data();
 
-    LoopHost host(workers);
+    const LoopHost loop(workers);
+    attend_cpu cpu{};
+    cpu.struct_size = sizeof cpu;
+    cpu.isa = c.dots ? ATTEND_ISA_AVX512_BF16 : 0;
+    attend_host host = *loop.get();
+    host.cpu = &cpu;
     Scratch scratch(entry.tile_workspace(&problem, workers));
     ErrorText error;
     attend_context context{};
-    context.host = workers == 1 ? nullptr : host.get();
+    context.host = workers == 1 && !c.dots ? nullptr : &host;
     context.workspace = scratch.data();
     context.workspace_bytes = scratch.bytes();
     context.error = &error.error;
@@ -356,9 +386,14 @@ inline void check_case(const Entry& entry, const AttentionCase& c, const Attenti
     double largest = 1.0;
     for (const float value : c.v)
         if (std::fabs(value) > largest) largest = std::fabs(value);
-    const double limit = output_limit > 0.0 ? output_limit : 2e-6 * largest / (1.0 - c.dropout);
+    double limit = output_limit > 0.0 ? output_limit : 2e-6 * largest / (1.0 - c.dropout);
+    // One rounding of the output to a narrow type; where pairs are multiplied, one of every weight, and exponentials that
+    // are as precise as that needs, whose sums the LSE and the weights show.
+    const double narrow = (c.out_type == Stored::f32 ? 0.0 : rounding_of(c.out_type)) + (c.dots ? 0x1p-8 : 0.0);
+    const double sum_error = c.dots ? 0x1p-13 : 0.0;
+    if (c.q_type != Stored::f32 || c.kv_type != Stored::f32) limit = std::max(limit, 1e-5);
     if (c.want_output) {
-        const int64_t at = first_difference(got.output, expected.output, limit);
+        const int64_t at = first_difference(got.output, expected.output, limit, expected.size, narrow);
         if (at >= 0) {
             INFO("output[" << at << "] is " << got.output[static_cast<size_t>(at)] << ", expected "
                            << expected.output[static_cast<size_t>(at)]);
@@ -366,7 +401,7 @@ inline void check_case(const Entry& entry, const AttentionCase& c, const Attenti
         }
     }
     if (c.want_lse) {
-        const int64_t at = first_difference(got.lse, expected.lse, 1e-5, true);
+        const int64_t at = first_difference(got.lse, expected.lse, 1e-5 + sum_error, true);
         if (at >= 0) {
             INFO("lse[" << at << "] is " << got.lse[static_cast<size_t>(at)] << ", expected "
                         << expected.lse[static_cast<size_t>(at)]);
@@ -374,7 +409,7 @@ inline void check_case(const Entry& entry, const AttentionCase& c, const Attenti
         }
     }
     if (c.scores != 0) {
-        const int64_t at = first_difference(got.scores, expected.scores, 2e-6);
+        const int64_t at = first_difference(got.scores, expected.scores, 2e-6 + sum_error);
         if (at >= 0) {
             INFO("scores[" << at << "] is " << got.scores[static_cast<size_t>(at)] << ", expected "
                            << expected.scores[static_cast<size_t>(at)]);

@@ -208,4 +208,17 @@ inline int64_t first_difference(const std::vector<float>& got, const std::vector
     return -1;
 }
 
+// The same where each element may be off by `share` of a size of its own too.
+inline int64_t first_difference(const std::vector<float>& got, const std::vector<double>& expected, double limit,
+                                const std::vector<double>& sizes, double share) {
+    if (got.size() != expected.size() || sizes.size() != expected.size()) return 0;
+    for (size_t at = 0; at < got.size(); ++at) {
+        const double g = static_cast<double>(got[at]), e = expected[at];
+        if ((std::isnan(g) && std::isnan(e)) || g == e) continue;
+        if (std::isinf(e) || !(std::fabs(g - e) <= limit + (share == 0.0 ? 0.0 : share * sizes[at])))
+            return static_cast<int64_t>(at);
+    }
+    return -1;
+}
+
 }  // namespace attend::test
