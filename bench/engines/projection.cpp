@@ -72,6 +72,7 @@ ATTEND_MECHANISM(bench_projection, {
                                        .time_complexity = "O(n e o)",
                                        .space_complexity = "O(n o)",
                                        .caps = ATTEND_CAP_CROSS | ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO,
+                                       .dtypes = float_types,
                                        .numerics = ATTEND_OWN_DEFINITION,
                                        .revision = 1,
                                        .options = nullptr,
