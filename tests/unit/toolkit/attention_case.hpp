@@ -31,7 +31,8 @@ struct AttentionCase {
     double wild{0.0};                    // share of keys and values that hold NaN
     bool wild_infinity{false};           // or infinity, in values
     Stored q_type{Stored::f32}, kv_type{Stored::f32}, extra_type{Stored::f32}, out_type{Stored::f32};
-    bool dots{false};  // the processor is said to have products of bf16 pairs
+    bool float_scores{false};  // the oracle adds biases in float32, where huge ones swallow scores
+    bool dots{false};          // the processor is said to have products of bf16 pairs
 
     // A key iterator of the toolkit, and the same rule for the oracle: (batch, head, i, i', j).
     attend_keys_fn keys{nullptr};
@@ -194,7 +195,7 @@ inline AttentionResult oracle(const AttentionCase& c) {
                         if (c.use_bias) {
                             const double bias = static_cast<double>(c.bias[at]);
                             if (bias == minus_infinity) visible = false;
-                            x += bias;
+                            x = c.float_scores ? static_cast<double>(static_cast<float>(x) + c.bias[at]) : x + bias;
                         }
                         if (c.use_mask && c.mask[at] == 0) visible = false;
                         if (j >= k_length) visible = false;
@@ -236,8 +237,9 @@ inline AttentionResult oracle(const AttentionCase& c) {
                     }
                     for (int64_t d = 0; d < c.value_dim; ++d) {
                         const size_t at = static_cast<size_t>(((b * c.q_heads + h) * c.q_len + row) * c.value_dim + d);
-                        const double term = kept * static_cast<double>(c.v[static_cast<size_t>(
-                                                       ((b * c.kv_heads + hk) * c.all_keys() + key) * c.value_dim + d)]);
+                        const double term =
+                            kept * static_cast<double>(c.v[static_cast<size_t>(
+                                       ((b * c.kv_heads + hk) * c.all_keys() + key) * c.value_dim + d)]);
                         result.output[at] += term;
                         result.size[at] += std::fabs(term);
                     }
@@ -387,8 +389,8 @@ inline void check_case(const Entry& entry, const AttentionCase& c, const Attenti
     for (const float value : c.v)
         if (std::fabs(value) > largest) largest = std::fabs(value);
     double limit = output_limit > 0.0 ? output_limit : 2e-6 * largest / (1.0 - c.dropout);
-    // One rounding of the output to a narrow type; where pairs are multiplied, one of every weight, and exponentials that
-    // are as precise as that needs, whose sums the LSE and the weights show.
+    // One rounding of the output to a narrow type; where pairs are multiplied, one of every weight, and exponentials
+    // that are as precise as that needs, whose sums the LSE and the weights show.
     const double narrow = (c.out_type == Stored::f32 ? 0.0 : rounding_of(c.out_type)) + (c.dots ? 0x1p-8 : 0.0);
     const double sum_error = c.dots ? 0x1p-13 : 0.0;
     if (c.q_type != Stored::f32 || c.kv_type != Stored::f32) limit = std::max(limit, 1e-5);

@@ -14,8 +14,8 @@ constexpr float smallest_normal = std::numeric_limits<float>::min();
 
 // By number, as in kernels/probe.cpp.
 enum Function { exp_nonpositive, exp2, exp, tanh, exp2_nonpositive, exp2_nonpositive_short, log };
-constexpr const char* names[] = {"exp_nonpositive",  "exp2",                   "exp", "tanh",
-                                 "exp2_nonpositive", "exp2_nonpositive_short", "log"};
+constexpr const char* names[] = {"exp_nonpositive",        "exp2", "exp", "tanh", "exp2_nonpositive",
+                                 "exp2_nonpositive_short", "log"};
 constexpr int functions = 7;
 
 double reference(int function, double x) {
@@ -46,8 +46,8 @@ float next(float x, int64_t steps) {
     return x;
 }
 
-// Every 1009th float, and all floats near: multiples of ln(2)/2 and of 1/2, powers of two and of their halves' roots, the
-// thresholds of the functions, subnormals, infinities.
+// Every 1009th float, and all floats near: multiples of ln(2)/2 and of 1/2, powers of two and of their halves' roots,
+// the thresholds of the functions, subnormals, infinities.
 std::vector<float> arguments() {
     std::vector<float> x;
     for (uint64_t code = 0; code < (uint64_t{1} << 32); code += 1009) {
@@ -71,8 +71,8 @@ std::vector<float> arguments() {
         around(std::ldexp(1.0, n));
         around(std::ldexp(1.4142135623730951, n));
     }
-    for (const double place : {87.33654475, 88.3, 88.72283905, 89.0, 103.97208, 104.0, 126.0, 126.5, 127.0, 129.0, 149.5,
-                               150.0, 151.0, 0.625, 9.010913, static_cast<double>(inf)})
+    for (const double place : {87.33654475, 88.3, 88.72283905, 89.0, 103.97208, 104.0, 126.0, 126.5, 127.0, 129.0,
+                               149.5, 150.0, 151.0, 0.625, 9.010913, static_cast<double>(inf)})
         around(place);
     x.push_back(inf);
     x.push_back(-inf);
@@ -102,11 +102,11 @@ TEST_CASE("simd: elementary functions keep their contracts, and these are tight"
                     if (!(error <= worst)) worst = error, at = x[n];
                     continue;
                 }
-                // Outside: NaN for NaN and for logarithms of negative numbers, next to nothing below; softmax asks for no
-                // exponential above 0.
+                // Outside: NaN for NaN and for logarithms of negative numbers, next to nothing below; softmax asks
+                // for no exponential above 0.
                 const bool fine = std::isnan(x[n]) || function == log ? std::isnan(y[n])
-                                  : x[n] < low ? y[n] >= 0.0f && y[n] <= smallest_normal
-                                               : true;
+                                  : x[n] < low                        ? y[n] >= 0.0f && y[n] <= smallest_normal
+                                                                      : true;
                 if (!fine) ++outside, astray = x[n];
             }
             INFO(names[function] << " is " << worst << " units off at " << at);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tile engine with bf16 and f16 tensors against the oracle, which gets the rounded inputs: sizes, every step of the
-// pipeline, segments of several types, values that are not finite, groups of tiles; bf16 with hardware dots and without.
+// pipeline, segments of several types, values that are not finite, groups of tiles; bf16 with hardware dots and
+// without.
 #include "unit/toolkit/attention_case.hpp"
 
 namespace attend::test {
@@ -341,8 +342,8 @@ TEST_CASE("storage: the processor's dots run where they are offered, and only th
 }
 
 TEST_CASE("storage: tiles that share a block of keys", "[toolkit]") {
-    // Enough rows for groups of up to 8 tiles on every entry; some tiles of a group see values that are not finite, others
-    // do not, before or after them.
+    // Enough rows for groups of up to 8 tiles on every entry; some tiles of a group see values that are not finite,
+    // others do not, before or after them.
     uint64_t seed = 8000;
     for (const int64_t query_tile : {0, 7})
         for (int feature = 0; feature < 9; ++feature)
@@ -442,7 +443,8 @@ TEST_CASE("storage: types that do not go together are refused", "[toolkit]") {
                                      {{1, 2, 20, 8}, Strides::packed, ones, output}};
             attend_tensor t[5];
             for (size_t at = 0; at < 5; ++at) t[at] = tensors[at].tensor();
-            const attend_key_segment segments[2] = {{&t[1], &t[2], 0, 0}, {&t[3], &t[3], ATTEND_SEGMENT_ALWAYS_VISIBLE, 0}};
+            const attend_key_segment segments[2] = {{&t[1], &t[2], 0, 0},
+                                                    {&t[3], &t[3], ATTEND_SEGMENT_ALWAYS_VISIBLE, 0}};
             attend_tile_problem problem{};
             problem.query = &t[0];
             problem.segments = segments;
@@ -474,8 +476,8 @@ TEST_CASE("storage: types that do not go together are refused", "[toolkit]") {
                 for (const Stored value : {f32, bf16, f16})
                     for (const Stored extra : {f32, bf16, f16})
                         for (const Stored output : {f32, bf16, f16}) {
-                            const char* where = key != value                     ? "value"
-                                                : key != query && query != f32   ? "key"
+                            const char* where = key != value                       ? "value"
+                                                : key != query && query != f32     ? "key"
                                                 : output != f32 && output != query ? "output"
                                                                                    : nullptr;
                             CHECK(status_of(query, key, value, extra, output, where == nullptr ? "nothing" : where) ==

@@ -13,7 +13,9 @@ inline const char* name_of(Stored type) {
     return type == Stored::f32 ? "float32" : type == Stored::bf16 ? "bf16" : "f16";
 }
 // Largest error of rounding a number x to the type, relative to |x|; subnormals apart.
-inline double rounding_of(Stored type) { return type == Stored::f32 ? 0x1p-24 : type == Stored::bf16 ? 0x1p-8 : 0x1p-11; }
+inline double rounding_of(Stored type) {
+    return type == Stored::f32 ? 0x1p-24 : type == Stored::bf16 ? 0x1p-8 : 0x1p-11;
+}
 
 // To the nearest representable number, ties to even; NaN stays NaN.
 inline uint16_t code_of(float x, Stored type) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elementary functions on batches. Each states its range and its largest error as a constant, which the unit test reads.
-// Coefficients are our own minimax fits (relative error, weighted least squares to convergence).
+// Elementary functions on batches. Each states its range and its largest error as a constant, which the unit test
+// reads. Coefficients are our own minimax fits (relative error, weighted least squares to convergence).
 #pragma once
 
 #include "attend/toolkit/simd/dot.hpp"
@@ -38,9 +38,9 @@ ATTEND_ALWAYS_INLINE Batch exp2_rest(const Batch& x, const Batch& n) {
 #endif
 }
 
-// exp(x) for x <= 0, minus infinity included (exactly 0); NaN stays NaN. Below the contract's range, where results would be
-// subnormal, they are from 0 to 2^-126. What softmax needs.
-// The constants keep NaN: max(a, b) gives b where one is NaN.
+// exp(x) for x <= 0, minus infinity included (exactly 0); NaN stays NaN. Below the contract's range, where results
+// would be subnormal, they are from 0 to 2^-126. What softmax needs. The constants keep NaN: max(a, b) gives b where
+// one is NaN.
 constexpr Contract exp_nonpositive_contract{-87.33654f, 0.0f, 3.0};
 ATTEND_ALWAYS_INLINE Batch exp_nonpositive(const Batch& x) {
     // Below -88.3 the exponent would leave the range of one factor; exp(-88.3) is flushed to zero there.
@@ -77,8 +77,9 @@ ATTEND_ALWAYS_INLINE Batch exp2_nonpositive(const Batch& t) {
     return exp2_fraction(bounded - n) * power_of_two(n);
 #endif
 }
-// The same with fewer bits, for results that lose more when they are rounded to bf16. 2^f for f in [0, 1) is a cubic that
-// is exact at 0 and at 1, where one binade follows the other: so a t of nearly 0 gives nearly 1. Off by at most 1.04e-4.
+// The same with fewer bits, for results that lose more when they are rounded to bf16. 2^f for f in [0, 1) is a cubic
+// that is exact at 0 and at 1, where one binade follows the other: so a t of nearly 0 gives nearly 1. Off by at most
+// 1.04e-4.
 #if defined(ATTEND_ISA_avx512)
 constexpr Contract exp2_nonpositive_short_contract{-126.0f, 0.0f, 1700.0};
 ATTEND_ALWAYS_INLINE Batch exp2_nonpositive_short(const Batch& t) {
@@ -163,7 +164,8 @@ ATTEND_ALWAYS_INLINE Batch log(const Batch& x) {
     // An integer below 2^23 in the lowest bits of 2^23 is a float that much larger.
     const Batch exponent = float_of(either(shift_right<23>(moved), all_pairs(0x4B000000u))) - Batch(0x1p23f + 127.0f);
     const Batch k = exponent - choose(tiny, Batch(23.0f), Batch(0.0f));
-    // log(1 + f) = f - f^2 / 2 + f^3 P(f), off by at most 6.4e-9. ln 2 in two parts, k times the first of them is exact.
+    // log(1 + f) = f - f^2 / 2 + f^3 P(f), off by at most 6.4e-9. ln 2 in two parts, k times the first of them is
+    // exact.
     Batch p = fma(Batch(-0.07634499669075012f), f, Batch(0.1276157796382904f));
     p = fma(p, f, Batch(-0.13160182535648346f));
     p = fma(p, f, Batch(0.14201757311820984f));
