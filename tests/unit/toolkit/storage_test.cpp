@@ -388,6 +388,29 @@ TEST_CASE("storage: tiles that share a block of keys", "[toolkit]") {
             }
 }
 
+TEST_CASE("storage: tiles of one row that share a block of keys", "[toolkit]") {
+    // Such a tile hides nothing of what it reads, but may end between the keys of a pair, whose other one is not finite.
+    uint64_t seed = 8500;
+    for (const int64_t query_tile : {1, 2})
+        for (int feature = 0; feature < 3; ++feature) {
+            AttentionCase c;
+            c.batch = 2;
+            c.q_heads = 4;
+            c.kv_heads = 2;
+            c.q_len = 70;
+            c.kv_len = 150;
+            c.head_dim = 8;
+            c.value_dim = 9;
+            c.max_query_tile = query_tile;
+            c.wild = 0.05;
+            c.wild_infinity = feature == 1;
+            c.causal = feature != 2;
+            c.offset = feature == 0 ? 79 : 20;
+            if (feature == 2) c.window_left = 9, c.window_right = 4;
+            check_stored(c, seed++, as_it_is);
+        }
+}
+
 TEST_CASE("storage: random mixtures", "[toolkit]") {
     for (uint64_t seed = 0; seed < 200; ++seed) {
         Random random(90000 + seed);
