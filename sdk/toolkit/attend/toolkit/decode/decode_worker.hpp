@@ -276,7 +276,11 @@ private:
             if (hides)
                 __builtin_memcpy(scratch_.kept + group * sizes_.score_floats(), scores,
                                  static_cast<size_t>(count) * sizeof(float));
-            update_softmax<G>(scores, count, scratch_.softmax(group), value);
+            // Weights that are rounded to bf16 hide a shorter exponential; the logarithm of their sum would not.
+            if (Unit::paired && problem_.lse == nullptr)
+                update_softmax<G, false>(scores, count, scratch_.softmax(group), value);
+            else
+                update_softmax<G, true>(scores, count, scratch_.softmax(group), value);
 #if ATTEND_HAS_DOTS
             if constexpr (Unit::paired) pair_weights<G>(scores, count, scratch_.pairs + group * sizes_.score_floats());
 #endif

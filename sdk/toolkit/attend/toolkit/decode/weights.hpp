@@ -50,12 +50,18 @@ ATTEND_ALWAYS_INLINE void start_softmax(const SoftmaxState& state) {
     store(state.row_sum, Batch(0.0f));
 }
 
-// exp of a difference to the largest score, in base 2 where the entry is faster there.
-ATTEND_ALWAYS_INLINE Batch exp_difference(const Batch& x) { return softmax_exp(x * Batch(softmax_factor(1.0f))); }
+// exp of a difference to the largest score, in base 2 where the entry is faster there; precise: to float32, otherwise
+// for weights that become bf16.
+template <bool precise>
+ATTEND_ALWAYS_INLINE Batch exp_difference(const Batch& x) {
+    const Batch t = x * Batch(softmax_factor(1.0f));
+    if constexpr (precise) return softmax_exp(t);
+    return softmax_exp_short(t);
+}
 
 // Turns `count` scores, a multiple of two vectors, into weights relative to the new maximum; factor is what older sums
 // are multiplied by. Meanwhile the memory behind `next`, which is read thereafter, is fetched.
-template <int G>
+template <int G, bool precise>
 __attribute__((noinline)) inline void update_softmax(float* scores, int64_t count, const SoftmaxState& state,
                                                      Bytes next) {
     const Batch before = load(state.row_max);
@@ -69,14 +75,14 @@ __attribute__((noinline)) inline void update_softmax(float* scores, int64_t coun
     }
     best = spread_max<G>(max(best, other));
     const Batch base = choose(best == Batch(-infinity), Batch(0.0f), best);
-    const Batch factor = exp_difference(before - base);
+    const Batch factor = exp_difference<true>(before - base);
     Batch sum(0.0f), second(0.0f);
     for (int64_t at = 0; at < count; at += 2 * batch_lanes) {
         fetch(next, 0);
         fetch(next, line_bytes);
         next += 2 * line_bytes;
-        const Batch a = exp_difference(load(scores + at) - base);
-        const Batch b = exp_difference(load(scores + at + batch_lanes) - base);
+        const Batch a = exp_difference<precise>(load(scores + at) - base);
+        const Batch b = exp_difference<precise>(load(scores + at + batch_lanes) - base);
         store(scores + at, a);
         store(scores + at + batch_lanes, b);
         sum = sum + a;

@@ -46,7 +46,7 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load(x + v * batch_lanes);
             // The next line of each row, for the next register tiles: the stride hides it from the processor.
-            if constexpr (R == tile_rows) __builtin_prefetch(a + 16);
+            if constexpr (R >= tile_rows) __builtin_prefetch(a + 16);
             ATTEND_UNROLL
             for (int row = 0; row < R; ++row) {
                 const Batch broadcast(a[row]);
@@ -64,7 +64,7 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) vector[v] = load(x + v * batch_lanes);
             // The rows of the next register tile, one after the other.
-            if constexpr (layout == Layout::unit_inner && R == tile_rows)
+            if constexpr (layout == Layout::unit_inner && R >= tile_rows)
                 __builtin_prefetch(a + (R + t % R) * row_stride + t / R * R);
             ATTEND_UNROLL
             for (int row = 0; row < R; ++row) {
@@ -107,16 +107,24 @@ ATTEND_ALWAYS_INLINE void register_tile(const float* a, int64_t row_stride, int6
     }
 }
 
-// Any number of rows: full register tiles, then 4, 2, 1.
+// With one vector tile_rows sums are as many as two pipes of latency 4 need, and no more: twice the rows fill them.
+template <int V>
+constexpr int full_rows = V == 1 ? 2 * tile_rows : tile_rows;
+
+// Any number of rows: full register tiles, then 8 (of one vector), 4, 2, 1.
 template <int V, Layout layout>
 __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_stride, int64_t inner_stride,
                                                    int64_t rows, const float* x, int64_t count, float* out, Into into,
                                                    const float* rescale, int64_t lanes) {
     int64_t row = 0;
-    for (; row + tile_rows <= rows; row += tile_rows)
-        register_tile<V, tile_rows, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
-                                            into, rescale, lanes);
-    if constexpr (tile_rows > 4)
+    for (; row + full_rows<V> <= rows; row += full_rows<V>)
+        register_tile<V, full_rows<V>, layout>(a + row * row_stride, row_stride, inner_stride, x, count,
+                                               out + row * lanes, into, rescale, lanes);
+    if constexpr (full_rows<V> > 8)
+        for (; row + 8 <= rows; row += 8)
+            register_tile<V, 8, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
+                                        into, rescale, lanes);
+    if constexpr (full_rows<V> > 4)
         for (; row + 4 <= rows; row += 4)
             register_tile<V, 4, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
                                         into, rescale, lanes);

@@ -105,16 +105,17 @@ __attribute__((noinline)) inline void weigh_scores(float* scores, int64_t keys, 
 }
 
 // The same, and the weights become pairs of bf16, row t of them from rows 2t and 2t + 1, in the same memory. The sums
-// are those of the weights before rounding.
-template <int V, bool far>
+// are those of the weights before rounding. Rounding hides the shorter exponential; where the logarithm of the sums is
+// wanted, weights are precise.
+template <int V, bool far, bool precise>
 ATTEND_DOT_TARGET __attribute__((noinline)) inline void weigh_pairs(float* scores, int64_t keys, float factor,
                                                                     const float* best, const TileSoftmax& state) {
     constexpr int64_t lanes = V * batch_lanes;
     constexpr Dots dots = ATTEND_HAS_DOTS ? Dots::hardware : Dots::portable;
     const Batch c(factor);
-    SoftmaxBase<far, false> rows[size_t{V}];
+    SoftmaxBase<far, precise> rows[size_t{V}];
     Batch sum[size_t{V}];
-    move_base<V, SoftmaxBase<far, false>, far>(best, c, state, rows);
+    move_base<V, SoftmaxBase<far, precise>, far>(best, c, state, rows);
     ATTEND_UNROLL
     for (int v = 0; v < V; ++v) sum[v] = Batch(0.0f);
     float* to = scores;
@@ -180,12 +181,14 @@ inline void update_softmax(float* scores, int64_t keys, float factor, const Tile
         weigh_scores<V, false>(scores, keys, factor, best, state);
 }
 template <int V>
-inline void update_softmax_pairs(float* scores, int64_t keys, float factor, const TileSoftmax& state) {
+inline void update_softmax_pairs(float* scores, int64_t keys, float factor, const TileSoftmax& state, bool precise) {
     float best[size_t{V * batch_lanes}];
     if (__builtin_expect(largest_scores<V>(scores, keys, factor, state, best), 0))
-        weigh_pairs<V, true>(scores, keys, factor, best, state);
+        weigh_pairs<V, true, true>(scores, keys, factor, best, state);
+    else if (precise)
+        weigh_pairs<V, false, true>(scores, keys, factor, best, state);
     else
-        weigh_pairs<V, false>(scores, keys, factor, best, state);
+        weigh_pairs<V, false, false>(scores, keys, factor, best, state);
 }
 
 // factor = scale / l, 0 for rows without keys.

@@ -324,7 +324,7 @@ private:
         by_vectors(vectors_, [&](auto v) {
             constexpr int count = decltype(v)::count;
             if (run_->dots && !dropout)
-                update_softmax_pairs<count>(scores, keys, run_->factor, state_.softmax);
+                update_softmax_pairs<count>(scores, keys, run_->factor, state_.softmax, run_->lse.present);
             else
                 update_softmax<count>(scores, keys, run_->factor, state_.softmax);
         });
