@@ -7,8 +7,8 @@
 #include "attend/toolkit.h"
 
 extern "C" void ATTEND_KERNEL(bench_modifier)(const void* user, const attend_score_tile* tile);
-extern "C" double ATTEND_KERNEL(bench_hook_run)(Hook hook, int64_t length, int64_t head_dim,
-                                                float* const (&tensors)[4], void* workspace, uint64_t workspace_bytes);
+extern "C" double ATTEND_KERNEL(bench_hook_run)(Hook hook, int64_t length, int64_t head_dim, float* const (&tensors)[4],
+                                                void* workspace, uint64_t workspace_bytes);
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -29,8 +29,8 @@ double now() {
 }  // namespace
 }  // namespace attend::ATTEND_ISA
 
-extern "C" double ATTEND_KERNEL(bench_hook_run)(Hook hook, int64_t length, int64_t head_dim,
-                                                float* const (&tensors)[4], void* workspace, uint64_t workspace_bytes) {
+extern "C" double ATTEND_KERNEL(bench_hook_run)(Hook hook, int64_t length, int64_t head_dim, float* const (&tensors)[4],
+                                                void* workspace, uint64_t workspace_bytes) {
     using namespace attend::ATTEND_ISA;
     const int64_t shape[4] = {1, 8, length, head_dim};
     const int64_t strides[4] = {8 * length * head_dim, length * head_dim, head_dim, 1};

@@ -8,7 +8,8 @@
 
 #include "hooks.hpp"
 
-#define DECLARE(entry) extern "C" double bench_hook_run_##entry(Hook, int64_t, int64_t, float* const (&)[4], void*, uint64_t);
+#define DECLARE(entry) \
+    extern "C" double bench_hook_run_##entry(Hook, int64_t, int64_t, float* const(&)[4], void*, uint64_t);
 ATTEND_FOR_EACH_ISA(DECLARE)
 
 namespace {

@@ -47,7 +47,7 @@ constexpr OptionRow option_table[] = {
 constexpr attend_port port_table[] = {
     stored(input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form x")),
     stored(input_port(ATTEND_K, "key", "form=projected: B,Nk,or(key_dim,E) | B,Hkv,Nk,D",
-               "keys; in the projected form the context")),
+                      "keys; in the projected form the context")),
     stored(common::value_port("form=projected: B,Nk,or(value_dim,or(key_dim,E)) | B,Hkv,Nk,Dv")),
     ATTEND_MASK_PORTS,
     weight_port("wq", "form=projected: Hq*D,E", "kaimingUniform as Wq", "query projection"),

@@ -49,9 +49,11 @@ constexpr OptionRow option_table[] = {
 
 constexpr attend_port port_table[] = {
     stored(input_port(ATTEND_Q, "query", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,D",
-               "queries")),
-    stored(common::key_port("form=projected & batch_first: B,Nk,or(kdim,E) | form=projected: Nk,B,or(kdim,E) | B,Hkv,Nk,D")),
-    stored(common::value_port("form=projected & batch_first: B,Nk,or(vdim,E) | form=projected: Nk,B,or(vdim,E) | B,Hkv,Nk,Dv")),
+                      "queries")),
+    stored(common::key_port(
+        "form=projected & batch_first: B,Nk,or(kdim,E) | form=projected: Nk,B,or(kdim,E) | B,Hkv,Nk,D")),
+    stored(common::value_port(
+        "form=projected & batch_first: B,Nk,or(vdim,E) | form=projected: Nk,B,or(vdim,E) | B,Hkv,Nk,Dv")),
     ATTEND_MASK_PORTS,
     weight_port("wq", "form=projected: E,E",
                 "or(kdim,E)=E & or(vdim,E)=E: uniform(sqrt(6/(4*E))) as Wq | xavierUniform as Wq",
@@ -67,8 +69,8 @@ constexpr attend_port port_table[] = {
     weight_port("bo", "form=projected & output_projection & bias: E", "zeros", "output bias"),
     weight_port("bias_k", "form=projected & add_bias_kv: E", "normal(0,1/sqrt(E)) as biasK", "the learned key"),
     weight_port("bias_v", "form=projected & add_bias_kv: E", "normal(0,1/sqrt(E)) as biasV", "the learned value"),
-    stored(output_port(ATTEND_OUT, "output", "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,Dv",
-                "result")),
+    stored(output_port(ATTEND_OUT, "output",
+                       "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port("form=projected & average_weights: B,Nq,Nk+add_bias_kv+add_zero_attn | form=projected: "
                         "B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | "

@@ -48,7 +48,8 @@ constexpr OptionRow option_table[] = {
 };
 
 constexpr attend_port port_table[] = {
-    stored(input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D", "queries; in the projected form the tokens X")),
+    stored(input_port(ATTEND_Q, "query", "form=projected: B,Nq,E | B,Hq,Nq,D",
+                      "queries; in the projected form the tokens X")),
     stored(common::key_port("form=core: B,Hkv,Nk,D")),
     stored(common::value_port("form=core: B,Hkv,Nk,Dv")),
     input_port(0, "past_key", "form=projected: B,Hkv,Np,D", "cached keys in front of the projected ones",

@@ -70,7 +70,7 @@ Result<Tensor> Tensor::allocate(DType dtype, std::vector<std::int64_t> shape, Fi
     // Large tensors ask for huge pages: a sweep over a cache of keys then misses the page tables a hundredth as often.
     const bool large = size >= huge_page;
     const std::align_val_t align{large ? huge_page : alignment};
-    void* memory = size > max_bytes ? nullptr : ::operator new (size, align, std::nothrow);
+    void* memory = size > max_bytes ? nullptr : ::operator new(size, align, std::nothrow);
     if (memory == nullptr) {
         return Error{ErrorCode::memory,
                      "tensor: " + std::to_string(*bytes) + " bytes for shape " + shape_text(shape) + " of " +
@@ -81,7 +81,7 @@ Result<Tensor> Tensor::allocate(DType dtype, std::vector<std::int64_t> shape, Fi
     if (large) ::madvise(memory, size / huge_page * huge_page, MADV_HUGEPAGE);  // a wish: refusal changes nothing
 #endif
     std::shared_ptr<const void> storage(
-        memory, [align](const void* pointer) { ::operator delete (const_cast<void*>(pointer), align); });
+        memory, [align](const void* pointer) { ::operator delete(const_cast<void*>(pointer), align); });
     if (fill == Fill::zero) std::memset(memory, 0, size);
     return wrap(dtype, std::move(shape), memory, std::move(storage));
 }

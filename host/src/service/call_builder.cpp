@@ -409,7 +409,8 @@ CallPlan::~CallPlan() {
     }
 }
 
-Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs, const CallRequest& request) {
+Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs,
+                               const CallRequest& request) {
     const auto takes = [&](DType dtype) {
         const DTypeBit* row = find_dtype(dtype);
         return row != nullptr && (mechanism.dtypes & row->bit) != 0;
@@ -479,8 +480,7 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
             tensor = std::move(*done);
         return done.ok();
     };
-    bool good = to(converted.query, types.query) &&
-                (!converted.key || to(*converted.key, types.key_value)) &&
+    bool good = to(converted.query, types.query) && (!converted.key || to(*converted.key, types.key_value)) &&
                 (!converted.value || to(*converted.value, types.key_value));
     if (good && converted.bias) {
         if (!is_model_float(converted.bias->dtype))

@@ -89,7 +89,8 @@ struct CallRequest {
 
 // Tensors keep a narrow type that the mechanism reads by itself, unless the request says fp32; a request for a narrower
 // precision rounds them to it. Projected forms compute in float32: their weights are. Refuses what is not offered.
-Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs, const CallRequest& request);
+Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs,
+                               const CallRequest& request);
 
 // Inputs converted to the chosen types, everything else to what the mechanism takes; shapes as the caller gave them.
 Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs,

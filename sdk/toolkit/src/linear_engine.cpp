@@ -10,12 +10,12 @@ namespace attend::ATTEND_ISA {
 namespace {
 
 // Rows that no chunk holds: before the first key, past the last one (all rows when not causal), past the query length.
-void rows_before(LinearWorker& worker, const LinearSizes& sizes, const Unit& unit, int64_t head, int64_t begin, int64_t end,
-                 const PrefixState& initial) {
+void rows_before(LinearWorker& worker, const LinearSizes& sizes, const Unit& unit, int64_t head, int64_t begin,
+                 int64_t end, const PrefixState& initial) {
     if (sizes.causal) worker.attend_rows(head, begin, least(end, unit.row_at(0)), initial, false);
 }
-void rows_after(LinearWorker& worker, const LinearSizes& sizes, const Unit& unit, int64_t head, int64_t begin, int64_t end,
-                const PrefixState& total) {
+void rows_after(LinearWorker& worker, const LinearSizes& sizes, const Unit& unit, int64_t head, int64_t begin,
+                int64_t end, const PrefixState& total) {
     const int64_t first = sizes.causal ? unit.row_at(unit.keys) : 0;
     worker.attend_rows(head, most(begin, first), least(end, unit.rows), total, false);
     worker.zero_rows(head, most(begin, unit.rows), end);
@@ -27,8 +27,8 @@ bool is_read_later(const LinearRun& run, const Unit& unit, int64_t end) {
 }
 
 // run_segment the short way: absorbing a chunk also leaves the sum of both states, which the next rows read.
-void run_plain_segment(const LinearRun& run, const Unit& unit, LinearScratch& scratch, int64_t segment,
-                       bool rows, const PrefixState& total, PrefixState& partial) {
+void run_plain_segment(const LinearRun& run, const Unit& unit, LinearScratch& scratch, int64_t segment, bool rows,
+                       const PrefixState& total, PrefixState& partial) {
     const LinearSizes& sizes = run.sizes;
     const bool causal_rows = rows && sizes.causal;
     PlainWorker plain(run, scratch, unit);
@@ -52,8 +52,8 @@ void run_plain_segment(const LinearRun& run, const Unit& unit, LinearScratch& sc
 
 // Keys of a segment into `partial`; where `rows` is set, the causal rows among them are written on the way, from `total`,
 // the keys before the segment, and what `partial` holds by then.
-void run_segment(const LinearRun& run, const Unit& unit, LinearWorker& worker, LinearScratch& scratch, int64_t segment, bool rows,
-                 const PrefixState& total, PrefixState& partial) {
+void run_segment(const LinearRun& run, const Unit& unit, LinearWorker& worker, LinearScratch& scratch, int64_t segment,
+                 bool rows, const PrefixState& total, PrefixState& partial) {
     const LinearSizes& sizes = run.sizes;
     if (run.plain) return run_plain_segment(run, unit, scratch, segment, rows, total, partial);
     partial.clear();
@@ -82,13 +82,15 @@ int64_t state_floats(const LinearSizes& sizes) { return sizes.rows * (sizes.valu
 void load_initial(const LinearRun& run, const LinearWorker& worker, int64_t index, PrefixState& state) {
     state.clear();
     const attend_linear_state* from = run.problem->initial;
-    if (from != nullptr) import_state(worker.shape(), from->sums + index * state_floats(run.sizes), from->scales + index * 3, state);
+    if (from != nullptr)
+        import_state(worker.shape(), from->sums + index * state_floats(run.sizes), from->scales + index * 3, state);
 }
 
 // The final state leaves before the constant feature is folded in for reading.
 void finish_total(const LinearRun& run, const LinearWorker& worker, int64_t index, PrefixState& state) {
     const attend_linear_state* to = run.problem->final;
-    if (to != nullptr) export_state(worker.shape(), state, to->sums + index * state_floats(run.sizes), to->scales + index * 3);
+    if (to != nullptr)
+        export_state(worker.shape(), state, to->sums + index * state_floats(run.sizes), to->scales + index * 3);
     if (run.sizes.rows > run.sizes.features) fold_constant(worker.shape(), state, run.feature_eps);
 }
 
@@ -191,12 +193,14 @@ attend_status run_rows(void* user, uint64_t begin, uint64_t end, uint32_t slot) 
     for (int64_t item = static_cast<int64_t>(begin); item < static_cast<int64_t>(end); ++item) {
         const int64_t block = item - inner, line = block < 0 ? 0 : block / sizes.tail_blocks;
         const int64_t head = line % sizes.q_heads;
-        const int64_t index = block < 0 ? item / sizes.segments : line / sizes.q_heads * sizes.groups + head / sizes.group_heads;
+        const int64_t index =
+            block < 0 ? item / sizes.segments : line / sizes.q_heads * sizes.groups + head / sizes.group_heads;
         const Unit unit = scanned_unit(run, index);
         LinearWorker worker(run, scratch, unit);
         const PrefixState* states = run.states + index * (sizes.segments + 1);
         if (block < 0) {
-            run_segment(run, unit, worker, scratch, item % sizes.segments, true, states[item % sizes.segments], scratch.partial);
+            run_segment(run, unit, worker, scratch, item % sizes.segments, true, states[item % sizes.segments],
+                        scratch.partial);
         } else {
             const int64_t row = block % sizes.tail_blocks * tail_rows, row_end = least(row + tail_rows, sizes.q_len);
             rows_before(worker, sizes, unit, head, row, row_end, states[0]);
@@ -243,7 +247,9 @@ void set_scales(LinearRun& run) {
     run.kernel_eps = static_cast<float>(map.kernel_eps);
     run.official = is_stabilised(map.kind) && map.official != 0;
     run.feature_norm = 1.0;
-    if (is_stabilised(map.kind)) run.feature_norm = 1.0 / static_cast<double>(map.kind == ATTEND_FEATURES_HYPERBOLIC ? 2 * run.sizes.raw : run.sizes.raw);
+    if (is_stabilised(map.kind))
+        run.feature_norm =
+            1.0 / static_cast<double>(map.kind == ATTEND_FEATURES_HYPERBOLIC ? 2 * run.sizes.raw : run.sizes.raw);
 }
 
 }  // namespace
@@ -255,10 +261,13 @@ extern "C" int64_t ATTEND_KERNEL(attend_linear_features)(const attend_linear_pro
     return linear_sizes(*problem).features;
 }
 
-extern "C" int64_t ATTEND_KERNEL(attend_linear_state_rows)(const attend_linear_problem* problem) { return linear_sizes(*problem).rows; }
+extern "C" int64_t ATTEND_KERNEL(attend_linear_state_rows)(const attend_linear_problem* problem) {
+    return linear_sizes(*problem).rows;
+}
 
 extern "C" uint64_t ATTEND_KERNEL(attend_linear_workspace)(const attend_linear_problem* problem, uint32_t max_workers) {
-    if (problem == nullptr || problem->query == nullptr || problem->key == nullptr || problem->value == nullptr) return 0;
+    if (problem == nullptr || problem->query == nullptr || problem->key == nullptr || problem->value == nullptr)
+        return 0;
     const uint32_t workers = max_workers == 0 ? 1 : max_workers;
     LinearRun run{};
     run.sizes = linear_sizes(*problem);
@@ -268,7 +277,8 @@ extern "C" uint64_t ATTEND_KERNEL(attend_linear_workspace)(const attend_linear_p
     return shared.used() + slot_bytes_of(run.sizes, problem->features.kind) * workers;
 }
 
-extern "C" attend_status ATTEND_KERNEL(attend_linear_forward)(const attend_linear_problem* problem, const attend_context* context) {
+extern "C" attend_status ATTEND_KERNEL(attend_linear_forward)(const attend_linear_problem* problem,
+                                                              const attend_context* context) {
     const attend_status checked = check_linear_problem(*problem, context->error);
     if (checked != ATTEND_OK) return checked;
     LinearRun run{};
@@ -282,8 +292,9 @@ extern "C" attend_status ATTEND_KERNEL(attend_linear_forward)(const attend_linea
     const uint64_t needed = ATTEND_KERNEL(attend_linear_workspace)(problem, run.slots);
     if (context->workspace_bytes < needed || context->workspace == nullptr) {
         Message text;
-        text << "attend_linear_forward: workspace has " << static_cast<int64_t>(context->workspace_bytes) << " bytes; accepted: at least "
-             << static_cast<int64_t>(needed) << " for " << int64_t{run.slots} << " workers";
+        text << "attend_linear_forward: workspace has " << static_cast<int64_t>(context->workspace_bytes)
+             << " bytes; accepted: at least " << static_cast<int64_t>(needed) << " for " << int64_t{run.slots}
+             << " workers";
         return text.fail(context->error, ATTEND_WORKSPACE_TOO_SMALL, "workspace");
     }
     Workspace shared(context->workspace);

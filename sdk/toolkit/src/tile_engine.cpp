@@ -192,7 +192,7 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
         // Head by head, since a head's keys then stay in the cache. Last rows first: where causal, these are the longest,
         // and heads that workers share end with short ones.
         const int64_t outer = item / sizes.groups, group = sizes.groups - 1 - item % sizes.groups;
-            TileRows rows{};
+        TileRows rows{};
         rows.pack = sizes.pack;
         if (sizes.average) {
             rows.batch = outer;
@@ -259,6 +259,7 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
         run.scores = view_of<float, 4>(problem->scores);
     run.scale = static_cast<float>(problem->scale);
     run.softcap = static_cast<float>(problem->softcap);
+    run.precise = run.lse.present || problem->scores != nullptr;
     run.dots = takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
     // bf16 queries stay as they are; the scale goes into the exponent where nothing looks at the scores before.
     const bool plain = problem->score == nullptr && problem->bias == nullptr && run.softcap == 0.0f && run.scale > 0.0f;

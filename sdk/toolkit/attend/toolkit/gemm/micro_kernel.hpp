@@ -120,11 +120,11 @@ __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_s
     for (; row + full_rows<V> <= rows; row += full_rows<V>)
         register_tile<V, full_rows<V>, layout>(a + row * row_stride, row_stride, inner_stride, x, count,
                                                out + row * lanes, into, rescale, lanes);
-    if constexpr (full_rows<V> > 8)
+    if constexpr (full_rows < V >> 8)
         for (; row + 8 <= rows; row += 8)
             register_tile<V, 8, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
                                         into, rescale, lanes);
-    if constexpr (full_rows<V> > 4)
+    if constexpr (full_rows < V >> 4)
         for (; row + 4 <= rows; row += 4)
             register_tile<V, 4, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
                                         into, rescale, lanes);

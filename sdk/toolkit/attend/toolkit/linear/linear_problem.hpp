@@ -15,9 +15,9 @@ namespace attend::ATTEND_ISA {
 // as many keys cost 6 to 18 %.
 constexpr int64_t default_chunk = 48;
 constexpr int64_t key_lanes = max_lanes;
-constexpr int64_t segment_keys = 8192;   // sums are chains of chunks in a segment, then chains of segments
+constexpr int64_t segment_keys = 8192;  // sums are chains of chunks in a segment, then chains of segments
 constexpr int64_t least_segment = 512;
-constexpr int64_t wanted_units = 64;     // pieces of work that a call should have for machines with many cores
+constexpr int64_t wanted_units = 64;  // pieces of work that a call should have for machines with many cores
 // Causal rows of a segment read the sum of two states, which costs a pass over both per chunk (5 to 8 %): cut less there.
 constexpr int64_t causal_segment_keys = 16384, causal_wanted_units = 8;
 constexpr int64_t tail_rows = 4 * max_lanes;
@@ -28,7 +28,7 @@ constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 struct LinearSizes {
     int64_t batch{0}, q_heads{0}, kv_heads{0}, q_len{0}, kv_len{0}, head_dim{0}, value_dim{0};
-    int64_t groups{0};       // heads with a state of their own: key heads, or query heads if mask or bias tell them apart
+    int64_t groups{0};  // heads with a state of their own: key heads, or query heads if mask or bias tell them apart
     int64_t group_heads{1};  // query heads that read one state
     int64_t raw{0};          // rows of Omega, or D
     int64_t features{0};     // F
@@ -44,9 +44,13 @@ struct LinearSizes {
     int64_t units() const { return batch * groups; }
 };
 
-inline bool is_exponential(uint32_t kind) { return kind == ATTEND_FEATURES_SOFTMAX || kind == ATTEND_FEATURES_HYPERBOLIC; }
+inline bool is_exponential(uint32_t kind) {
+    return kind == ATTEND_FEATURES_SOFTMAX || kind == ATTEND_FEATURES_HYPERBOLIC;
+}
 inline bool is_stabilised(uint32_t kind) { return is_exponential(kind) || kind == ATTEND_FEATURES_TRIG; }
-inline bool has_head_axis(const attend_tensor* tensor) { return tensor != nullptr && tensor->ndim == 4 && tensor->shape[1] > 1; }
+inline bool has_head_axis(const attend_tensor* tensor) {
+    return tensor != nullptr && tensor->ndim == 4 && tensor->shape[1] > 1;
+}
 
 inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
     const attend_feature_map& map = problem.features;
@@ -65,12 +69,13 @@ inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
 
     sizes.raw = map.projection != nullptr ? map.projection->shape[1] : sizes.head_dim;
     sizes.features = map.kind == ATTEND_FEATURES_DPFP ? 2 * sizes.head_dim * map.nu
-                   : map.kind == ATTEND_FEATURES_HYPERBOLIC || map.kind == ATTEND_FEATURES_TRIG ? 2 * sizes.raw : sizes.raw;
+                     : map.kind == ATTEND_FEATURES_HYPERBOLIC || map.kind == ATTEND_FEATURES_TRIG ? 2 * sizes.raw
+                                                                                                  : sizes.raw;
     const bool official = is_stabilised(map.kind) && map.official != 0;
     const bool constant = official && !sizes.causal && is_exponential(map.kind);
     sizes.rows = sizes.features + (constant ? 1 : 0);
-    sizes.log_weights = problem.bias != nullptr || map.kind == ATTEND_FEATURES_TRIG || (is_exponential(map.kind) && !official)
-                     || problem.initial != nullptr;
+    sizes.log_weights = problem.bias != nullptr || map.kind == ATTEND_FEATURES_TRIG ||
+                        (is_exponential(map.kind) && !official) || problem.initial != nullptr;
     sizes.scan = official && sizes.causal;
     sizes.values = ValueTiles(sizes.value_dim);
 
@@ -92,18 +97,18 @@ inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
 struct LinearScratch {
     // The keys of a chunk, in tiles of key_lanes: features [tile][rows][lane], and per key.
     float *keys, *largest, *norm, *log_weight, *weight, *prefix_max;
-    uint8_t *visible;
+    uint8_t* visible;
     int32_t *prefix_count, *wild;
-    float *values;  // [value tile][key][lanes of the tile]
-    float *weight_sums;  // [F], of the chunk
+    float* values;       // [value tile][key][lanes of the tile]
+    float* weight_sums;  // [F], of the chunk
     // Tokens of one tile: rows on their way to features, and features of queries.
     float *input, *queries;
-    const float **token_rows;
+    const float** token_rows;
     // A tile of queries.
-    float *triangle;  // [key][lane]
-    float *acc;       // [Dv][lane]
+    float* triangle;  // [key][lane]
+    float* acc;       // [Dv][lane]
     float *sum, *query_max, *query_norm, *reference, *factor;
-    float **out_rows;
+    float** out_rows;
     PrefixState total, partial, reading;
 
     static LinearScratch take(Workspace& space, const LinearSizes& sizes, bool dpfp) {

@@ -21,7 +21,12 @@ namespace attend::ATTEND_ISA {
 class LinearWorker {
 public:
     LinearWorker(const LinearRun& run, const LinearScratch& scratch, const Unit& unit)
-        : run_(run), sizes_(run.sizes), map_(run.problem->features), scratch_(scratch), unit_(unit), shape_(state_shape(run.sizes, map_.kind)),
+        : run_(run),
+          sizes_(run.sizes),
+          map_(run.problem->features),
+          scratch_(scratch),
+          unit_(unit),
+          shape_(state_shape(run.sizes, map_.kind)),
           key_capacity_(run.sizes.tiles() * key_lanes) {}
 
     static StateShape state_shape(const LinearSizes& sizes, uint32_t kind) {
@@ -53,10 +58,14 @@ public:
             return PlainWorker(run_, scratch_, unit_).attend_rows(head, begin, end, state, false);
         for (int64_t row = begin; row < end; row += max_lanes) {
             const int64_t rows = least(max_lanes, end - row);
-            if (state.keys == 0 && (!triangle || visible_ == 0)) zero_rows(head, row, row + rows);
-            else if (rows > 2 * batch_lanes) attend_tile<3>(head, row, rows, state, triangle);
-            else if (rows > batch_lanes) attend_tile<2>(head, row, rows, state, triangle);
-            else attend_tile<1>(head, row, rows, state, triangle);
+            if (state.keys == 0 && (!triangle || visible_ == 0))
+                zero_rows(head, row, row + rows);
+            else if (rows > 2 * batch_lanes)
+                attend_tile<3>(head, row, rows, state, triangle);
+            else if (rows > batch_lanes)
+                attend_tile<2>(head, row, rows, state, triangle);
+            else
+                attend_tile<1>(head, row, rows, state, triangle);
         }
     }
 
@@ -101,12 +110,14 @@ private:
     void raw_keys(int64_t tile) {
         for (int64_t lane = 0; lane < key_lanes; ++lane) {
             const int64_t next = first_ + tile * key_lanes + lane + sizes_.chunk;
-            if (next < unit_.keys) prefetch_row(run_.key.at(unit_.batch, unit_.kv_head, next, 0), run_.key.strides[3], sizes_.head_dim);
+            if (next < unit_.keys)
+                prefetch_row(run_.key.at(unit_.batch, unit_.kv_head, next, 0), run_.key.strides[3], sizes_.head_dim);
         }
         for (int64_t lane = 0; lane < key_lanes; ++lane)
-            scratch_.token_rows[lane] = run_.key.at(unit_.batch, unit_.kv_head, first_ + least(tile * key_lanes + lane, count_ - 1), 0);
-        raw_features<max_vectors>(run_.key.strides[3], run_.key_scale, key_features(tile), scratch_.norm + tile * key_lanes,
-                                  scratch_.largest + tile * key_lanes);
+            scratch_.token_rows[lane] =
+                run_.key.at(unit_.batch, unit_.kv_head, first_ + least(tile * key_lanes + lane, count_ - 1), 0);
+        raw_features<max_vectors>(run_.key.strides[3], run_.key_scale, key_features(tile),
+                                  scratch_.norm + tile * key_lanes, scratch_.largest + tile * key_lanes);
     }
 
     // Features of the tokens in token_rows; those of exponential maps are still u, with |x|^2 / 2 and the largest u.
@@ -120,15 +131,21 @@ private:
         if (run_.projection.present) {
             const TensorView<const float, 3>& omega = run_.projection;
             if (is_stabilised(map_.kind)) half_square_norm<V>(x, head_dim, norm);
-            product<V>(omega.at(omega.shape[0] > 1 ? unit_.kv_head : 0), omega.strides[1], omega.strides[2], sizes_.raw, x, head_dim, phi,
-                       Into::overwrite, scratch_.factor);
-            if (is_exponential(map_.kind)) largest_direction<V>(phi, sizes_.raw, map_.kind == ATTEND_FEATURES_HYPERBOLIC, largest);
+            product<V>(omega.at(omega.shape[0] > 1 ? unit_.kv_head : 0), omega.strides[1], omega.strides[2], sizes_.raw,
+                       x, head_dim, phi, Into::overwrite, scratch_.factor);
+            if (is_exponential(map_.kind))
+                largest_direction<V>(phi, sizes_.raw, map_.kind == ATTEND_FEATURES_HYPERBOLIC, largest);
         }
-        if (map_.kind == ATTEND_FEATURES_ELU) map_elu(phi, head_dim * lanes);
-        else if (map_.kind == ATTEND_FEATURES_RELU) map_relu(phi, head_dim * lanes, 1.0f, 0.0f);
-        else if (map_.kind == ATTEND_FEATURES_DPFP) map_dpfp<V>(x, head_dim, map_.nu, phi);
-        else if (map_.kind == ATTEND_FEATURES_TRIG) map_trig(phi, sizes_.raw * lanes);
-        else if (map_.kind == ATTEND_FEATURES_PROJECTED_RELU) map_relu(phi, sizes_.raw * lanes, relu_factor(), run_.kernel_eps);
+        if (map_.kind == ATTEND_FEATURES_ELU)
+            map_elu(phi, head_dim * lanes);
+        else if (map_.kind == ATTEND_FEATURES_RELU)
+            map_relu(phi, head_dim * lanes, 1.0f, 0.0f);
+        else if (map_.kind == ATTEND_FEATURES_DPFP)
+            map_dpfp<V>(x, head_dim, map_.nu, phi);
+        else if (map_.kind == ATTEND_FEATURES_TRIG)
+            map_trig(phi, sizes_.raw * lanes);
+        else if (map_.kind == ATTEND_FEATURES_PROJECTED_RELU)
+            map_relu(phi, sizes_.raw * lanes, relu_factor(), run_.kernel_eps);
         if (map_.sum_normalize && map_.kind <= ATTEND_FEATURES_DPFP) normalize_sum<V>(phi, sizes_.features);
     }
     float relu_factor() const {
@@ -140,11 +157,13 @@ private:
         const uint8_t* visible = scratch_.visible + tile * key_lanes;
         for (int v = 0; v < max_vectors; ++v) {
             uint32_t bits = 0;
-            for (int lane = 0; lane < batch_lanes; ++lane) bits |= static_cast<uint32_t>(visible[v * batch_lanes + lane]) << lane;
+            for (int lane = 0; lane < batch_lanes; ++lane)
+                bits |= static_cast<uint32_t>(visible[v * batch_lanes + lane]) << lane;
             if (bits == all_lane_bits) continue;
             const Mask seen = mask_from_bits(bits);
             float* at = key_features(tile) + v * batch_lanes;
-            for (int64_t f = 0; f < sizes_.features; ++f) store(at + f * key_lanes, choose(seen, load(at + f * key_lanes), Batch(0.0f)));
+            for (int64_t f = 0; f < sizes_.features; ++f)
+                store(at + f * key_lanes, choose(seen, load(at + f * key_lanes), Batch(0.0f)));
         }
     }
 
@@ -191,9 +210,12 @@ inline void LinearWorker::load_keys(int64_t begin, int64_t end, double c) {
     }
     for (int64_t key = 0; key < count_; ++key) {
         float& shift = scratch_.largest[key];
-        if (trig) scratch_.log_weight[key] += scratch_.norm[key];
-        else if (run_.official) shift = scratch_.norm[key] + static_cast<float>(c_);
-        else if (is_exponential(map_.kind)) scratch_.log_weight[key] += shift - scratch_.norm[key];
+        if (trig)
+            scratch_.log_weight[key] += scratch_.norm[key];
+        else if (run_.official)
+            shift = scratch_.norm[key] + static_cast<float>(c_);
+        else if (is_exponential(map_.kind))
+            scratch_.log_weight[key] += shift - scratch_.norm[key];
     }
     for (int64_t tile = 0; tile < tiles; ++tile) {
         if (is_exponential(map_.kind))
@@ -202,7 +224,8 @@ inline void LinearWorker::load_keys(int64_t begin, int64_t end, double c) {
         hide_lanes(tile);
         if (sizes_.rows > sizes_.features)
             for (int64_t lane = 0; lane < key_lanes; ++lane)
-                key_features(tile)[sizes_.features * key_lanes + lane] = scratch_.visible[tile * key_lanes + lane] ? 1.0f : 0.0f;
+                key_features(tile)[sizes_.features * key_lanes + lane] =
+                    scratch_.visible[tile * key_lanes + lane] ? 1.0f : 0.0f;
     }
 
     heaviest_ = -infinity;
@@ -226,7 +249,8 @@ inline void LinearWorker::pack_values() {
     for (int64_t key = 0; key < count_; ++key) {
         bool copied = scratch_.visible[key] != 0;
         const float* from = value_row(key);
-        if (first_ + key + sizes_.chunk < unit_.keys) prefetch_row(value_row(key + sizes_.chunk), stride, sizes_.value_dim);
+        if (first_ + key + sizes_.chunk < unit_.keys)
+            prefetch_row(value_row(key + sizes_.chunk), stride, sizes_.value_dim);
         if (copied && sizes_.causal && !row_is_finite(from, stride, sizes_.value_dim)) {
             scratch_.wild[wild_++] = static_cast<int32_t>(key);
             copied = false;
@@ -262,7 +286,8 @@ inline void LinearWorker::add_feature_sums(int64_t tile, float* z, bool first) c
     };
     for (int64_t row = 0; row < sizes_.rows; row += batch_lanes) {
         Batch block[batch_lanes];
-        for (int64_t at = 0; at < batch_lanes; ++at) block[at] = row + at < sizes_.rows ? row_sum(row + at) : Batch(0.0f);
+        for (int64_t at = 0; at < batch_lanes; ++at)
+            block[at] = row + at < sizes_.rows ? row_sum(row + at) : Batch(0.0f);
         transpose(block);
         Batch sums = block[0];
         for (int at = 1; at < batch_lanes; ++at) sums = sums + block[at];
@@ -283,7 +308,8 @@ inline void LinearWorker::absorb(PrefixState& to) {
 
     for (int64_t key = 0; key < key_capacity_; key += batch_lanes) {
         Batch weight(1.0f);
-        if (sizes_.log_weights) weight = exp_nonpositive(min(Batch(0.0f), load(scratch_.log_weight + key) - Batch(static_cast<float>(r))));
+        if (sizes_.log_weights)
+            weight = exp_nonpositive(min(Batch(0.0f), load(scratch_.log_weight + key) - Batch(static_cast<float>(r))));
         store(scratch_.weight + key, weight);
     }
     for (int64_t key = 0; key < key_capacity_; ++key)

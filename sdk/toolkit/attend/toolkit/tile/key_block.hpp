@@ -75,8 +75,8 @@ public:
     void scores(int64_t begin, int64_t keys, const float* queries, int64_t lanes, float* to) const {
         if (dots_)
             pair_product<V, block_dots>(key_row_ + begin * key_bytes_, key_bytes_, 4, keys,
-                                        reinterpret_cast<const uint32_t*>(queries), head_dim_, to, Into::overwrite, nullptr,
-                                        lanes);
+                                        reinterpret_cast<const uint32_t*>(queries), head_dim_, to, Into::overwrite,
+                                        nullptr, lanes);
         else
             product<V>(key_ + begin * key_stride_, key_stride_, feature_stride_, keys, queries, head_dim_, to,
                        Into::overwrite, nullptr, lanes);
@@ -91,8 +91,8 @@ public:
         if (dots_)
             pair_values<V>(begin, keys, weights, lanes, acc, into, rescale);
         else
-            product<V>(value_ + begin * value_stride_, column_stride_, value_stride_, value_dim_, weights, keys, acc, into,
-                       rescale, lanes);
+            product<V>(value_ + begin * value_stride_, column_stride_, value_stride_, value_dim_, weights, keys, acc,
+                       into, rescale, lanes);
     }
 
     // Looks for value rows that hold NaN or infinity, once per block; from then on values() takes them as zeros, and
@@ -115,7 +115,8 @@ public:
 
     // acc[c][lane] += v[c] weights[lane] of the wild rows in [begin, end), for the lanes that see them. weights and hidden
     // (the scores before softmax, minus infinity where a lane sees nothing) start at `begin`.
-    void add_wild(int64_t begin, int64_t end, const float* weights, const float* hidden, int64_t lanes, float* acc) const {
+    void add_wild(int64_t begin, int64_t end, const float* weights, const float* hidden, int64_t lanes,
+                  float* acc) const {
         for (int64_t at = 0; at < wilds_; ++at) {
             const int64_t row = wild_[at] - begin;
             if (row < 0 || row >= end - begin) continue;
@@ -123,9 +124,11 @@ public:
                 const Batch value(value_at(wild_[at], c));
                 for (int64_t lane = 0; lane < lanes; lane += batch_lanes) {
                     float* sum = acc + c * lanes + lane;
-                    const Batch weight = dots_ ? pair_weight(weights, row, lanes, lane) : load(weights + row * lanes + lane);
+                    const Batch weight =
+                        dots_ ? pair_weight(weights, row, lanes, lane) : load(weights + row * lanes + lane);
                     const Batch old = load(sum);
-                    store(sum, choose(load(hidden + row * lanes + lane) == Batch(-infinity), old, fma(value, weight, old)));
+                    store(sum,
+                          choose(load(hidden + row * lanes + lane) == Batch(-infinity), old, fma(value, weight, old)));
                 }
             }
         }
@@ -139,10 +142,10 @@ private:
 
     float value_at(int64_t row, int64_t column) const {
         float value;
-        widen_row(storage_, value_row_ + row * value_bytes_ + column * value_step_ * storage_bytes(storage_), 1, 1, &value);
+        widen_row(storage_, value_row_ + row * value_bytes_ + column * value_step_ * storage_bytes(storage_), 1, 1,
+                  &value);
         return value;
     }
-
 
     uint32_t* value_pairs() const { return reinterpret_cast<uint32_t*>(value_stage_); }
 
@@ -176,7 +179,8 @@ private:
                     ATTEND_UNROLL
                     for (int k = 0; k < 4; ++k) sums[k] = fma(load(row + c + k * batch_lanes), Batch(0.0f), sums[k]);
                 }
-                for (; c + batch_lanes <= value_dim_; c += batch_lanes) sums[0] = fma(load(row + c), Batch(0.0f), sums[0]);
+                for (; c + batch_lanes <= value_dim_; c += batch_lanes)
+                    sums[0] = fma(load(row + c), Batch(0.0f), sums[0]);
                 if (c < value_dim_) sums[1] = fma(load_tail(row + c, value_dim_ - c), Batch(0.0f), sums[1]);
             }
             return all_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]) == Batch(0.0f));

@@ -17,8 +17,7 @@ __attribute__((noinline)) inline void scale_scores(float* scores, int64_t count,
 // s = c tanh(s / c)
 __attribute__((noinline)) inline void cap_scores(float* scores, int64_t count, float cap) {
     const Batch high(cap), inverse(1.0f / cap);
-    for (int64_t at = 0; at < count; at += batch_lanes)
-        store(scores + at, high * tanh(load(scores + at) * inverse));
+    for (int64_t at = 0; at < count; at += batch_lanes) store(scores + at, high * tanh(load(scores + at) * inverse));
 }
 
 // s += bias, minus infinity hides. Returns whether anything was hidden.

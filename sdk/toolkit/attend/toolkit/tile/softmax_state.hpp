@@ -53,7 +53,8 @@ struct SoftmaxBase {
 
 // Moves the state of V vectors to the maximum `best`.
 template <int V, class Base, bool far>
-ATTEND_ALWAYS_INLINE void move_base(const float* best, const Batch& c, const TileSoftmax& state, Base (&rows)[size_t{V}]) {
+ATTEND_ALWAYS_INLINE void move_base(const float* best, const Batch& c, const TileSoftmax& state,
+                                    Base (&rows)[size_t{V}]) {
     ATTEND_UNROLL
     for (int v = 0; v < V; ++v) {
         const int64_t at = v * batch_lanes;
@@ -216,7 +217,7 @@ __attribute__((noinline)) inline void normalise_scores(float* scores, int64_t ke
         const Batch largest = load(state.row_max + v * batch_lanes);
         const Mask empty = largest == Batch(-infinity);
         const SoftmaxBase<true, true> row{choose(empty, Batch(0.0f), load(state.row_base + v * batch_lanes)),
-                                    choose(empty, Batch(0.0f), largest), is_far(largest, c)};
+                                          choose(empty, Batch(0.0f), largest), is_far(largest, c)};
         const Batch scale = load(share + v * batch_lanes);
         for (int64_t key = 0; key < keys; ++key) {
             float* at = scores + key * lanes + v * batch_lanes;

@@ -5,6 +5,7 @@
 
 #include "attend/toolkit/core/tensor_view.hpp"
 #include "attend/toolkit/simd/dot.hpp"
+#include "attend/toolkit/simd/transpose.hpp"
 
 namespace attend::ATTEND_ISA {
 
@@ -25,9 +26,7 @@ struct StoredView {
     Storage storage{Storage::f32};
     bool present{false};
 
-    char* at(int64_t a, int64_t b, int64_t c) const {
-        return data + a * strides[0] + b * strides[1] + c * strides[2];
-    }
+    char* at(int64_t a, int64_t b, int64_t c) const { return data + a * strides[0] + b * strides[1] + c * strides[2]; }
     int64_t step() const { return strides[3] / storage_bytes(storage); }  // elements between neighbours of a row
 };
 
@@ -76,6 +75,35 @@ inline void narrow_row(Storage storage, const float* from, int64_t count, void* 
         if (step == 1)
             for (; at + batch_lanes <= count; at += batch_lanes) store_f16(half + at, load(from + at));
         for (; at < count; ++at) half[at * step] = float_to_f16(from[at]);
+    }
+}
+
+// Lanes of a tile to rows in memory, as store_lanes of gemm/micro_kernel.hpp, rounded on the way: the rows are next to
+// each other in registers, so nothing wide is stored in between.
+template <int V, Storage storage>
+__attribute__((noinline)) inline void narrow_lanes(const float* from, int64_t count, const float* factor,
+                                                   uint16_t* const* rows, int64_t num_lanes) {
+    constexpr int64_t lanes = V * batch_lanes;
+    for (int v = 0; v < V; ++v) {
+        const int64_t first = v * batch_lanes;
+        const int64_t used = num_lanes - first < batch_lanes ? num_lanes - first : batch_lanes;
+        if (used <= 0) return;
+        const Batch scale = load(factor + first);
+        for (int64_t c = 0; c < count; c += batch_lanes) {
+            const int64_t columns = count - c < batch_lanes ? count - c : batch_lanes;
+            Batch block[batch_lanes];
+            ATTEND_UNROLL
+            for (int row = 0; row < batch_lanes; ++row)
+                block[row] = load(from + (c + (row < columns ? row : 0)) * lanes + first) * scale;
+            transpose(block);
+            for (int64_t lane = 0; lane < used; ++lane) {
+                uint16_t* to = rows[first + lane] + c;
+                if constexpr (storage == Storage::bf16)
+                    columns == batch_lanes ? store_bf16(to, block[lane]) : store_bf16_tail(to, block[lane], columns);
+                else
+                    columns == batch_lanes ? store_f16(to, block[lane]) : store_f16_tail(to, block[lane], columns);
+            }
+        }
     }
 }
 

@@ -36,7 +36,7 @@ struct TileSizes {
     // fills the lanes when there are few queries, and narrows the diagonal when there are many.
     int64_t pack{1}, outer{0};
     int64_t tile_lanes{1}, tiles{0}, key_tile{default_key_tile};
-    int64_t group{1}, groups{0};      // tiles of a group, groups of a head
+    int64_t group{1}, groups{0};        // tiles of a group, groups of a head
     bool staged{false}, narrow{false};  // keys and values, queries and output are not float32
 
     int64_t lane_stride() const { return round_up(tile_lanes, batch_lanes); }
@@ -92,8 +92,8 @@ struct TileState {
 
 // Scratch of one worker.
 struct TileScratch {
-    float* scores;  // [key][lane]: scores, then weights
-    float* extra;   // [key][lane]: biases, or scores kept aside for values that are not finite
+    float* scores;                           // [key][lane]: scores, then weights
+    float* extra;                            // [key][lane]: biases, or scores kept aside for values that are not finite
     float *factor, *limit_low, *limit_high;  // [lane]
     uint8_t* mask;                           // [key][lane]
     const float** rows;
@@ -157,6 +157,7 @@ struct TileRun {
     float factor;      // turns scores, as softmax meets them, into exponents (simd/math.hpp)
     bool rescores;     // scores are multiplied by `scale` before the hooks
     bool dots;         // products of bf16 pairs in hardware
+    bool precise;      // weights as float32 would have them, since their sums are shown
     bool dropout;
     uint32_t dropout_threshold, dropout_heads;
     unsigned char* memory;

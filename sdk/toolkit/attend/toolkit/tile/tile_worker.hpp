@@ -88,9 +88,9 @@ private:
 
     void fill_lanes() {
         const bool per_item = (problem_->flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
-        offset_ = per_item ? integer_at(problem_->key_lengths, rows_.batch) -
-                                 integer_at(problem_->query_lengths, rows_.batch)
-                           : problem_->causal_offset;
+        offset_ =
+            per_item ? integer_at(problem_->key_lengths, rows_.batch) - integer_at(problem_->query_lengths, rows_.batch)
+                     : problem_->causal_offset;
         int32_t first_position = INT32_MAX, last_position = INT32_MIN;
         // Counted, not divided: 48 lanes of divisions are 7 % of a tile that sees 128 keys.
         int64_t row = rows_.begin / rows_.pack, member = rows_.begin % rows_.pack;
@@ -252,8 +252,7 @@ private:
 
     void score_tile(KeyBlock& block, int64_t first, int64_t keys, Pass pass, bool main, bool partial) {
         float* scores = scratch_->scores;
-        const int32_t* key_index =
-            main && problem_->key_index != nullptr ? problem_->key_index + first : nullptr;
+        const int32_t* key_index = main && problem_->key_index != nullptr ? problem_->key_index + first : nullptr;
 
         bool masked = false;
         if (main && run_->mask.present) {
@@ -324,7 +323,7 @@ private:
         by_vectors(vectors_, [&](auto v) {
             constexpr int count = decltype(v)::count;
             if (run_->dots && !dropout)
-                update_softmax_pairs<count>(scores, keys, run_->factor, state_.softmax, run_->lse.present);
+                update_softmax_pairs<count>(scores, keys, run_->factor, state_.softmax, run_->precise);
             else
                 update_softmax<count>(scores, keys, run_->factor, state_.softmax);
         });
@@ -372,11 +371,24 @@ private:
         for (int64_t lane = 0; lane < lanes_; ++lane) {
             char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
             scratch_->factor[lane] = finish_factor(state_.softmax.row_sum[lane], 1.0f);
-            scratch_->out_rows[lane] =
-                narrow ? scratch_->stage + lane * value_dim : reinterpret_cast<float*>(row);
+            scratch_->out_rows[lane] = narrow ? scratch_->stage + lane * value_dim : reinterpret_cast<float*>(row);
         }
         if (!started_)  // no score tile at all
             for (int64_t at = 0; at < value_dim * lanes_; ++at) state_.acc[at] = 0.0f;
+        if (narrow && output.step() == 1) {
+            for (int64_t lane = 0; lane < lanes_; ++lane)
+                scratch_->out_rows[lane] =
+                    reinterpret_cast<float*>(output.at(rows_.batch, state_.head[lane], row_of(lane)));
+            uint16_t* const* rows = reinterpret_cast<uint16_t* const*>(scratch_->out_rows);
+            by_vectors(vectors_, [&](auto v) {
+                constexpr int count = decltype(v)::count;
+                if (output.storage == Storage::bf16)
+                    narrow_lanes<count, Storage::bf16>(state_.acc, value_dim, scratch_->factor, rows, tile_.num_lanes);
+                else
+                    narrow_lanes<count, Storage::f16>(state_.acc, value_dim, scratch_->factor, rows, tile_.num_lanes);
+            });
+            return;
+        }
         by_vectors(vectors_, [&](auto v) {
             store_lanes<decltype(v)::count>(state_.acc, value_dim, scratch_->factor, scratch_->out_rows,
                                             narrow ? 1 : output.step(), tile_.num_lanes);
