@@ -188,21 +188,24 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
     if (slot >= run.slots) return ATTEND_INTERNAL;
     Workspace space(run.memory + slot * run.slot_bytes);
     const TileScratch scratch = TileScratch::take(space, sizes);
+    // Head by head, since a head's keys then stay in the cache. Where causal, the last rows are the longest: they go first,
+    // and with few groups those of all heads, so that workers end with short ones.
+    const bool causal = (run.problem->flags & ATTEND_TILE_CAUSAL) != 0;
+    const int64_t heads = sizes.batch * sizes.outer;
+    const bool by_length = causal && sizes.groups <= max_group;
     for (int64_t item = static_cast<int64_t>(begin); item < static_cast<int64_t>(end); ++item) {
-        // Head by head, since a head's keys then stay in the cache. Last rows first: where causal, these are the longest,
-        // and heads that workers share end with short ones.
-        const int64_t outer = item / sizes.groups, group = sizes.groups - 1 - item % sizes.groups;
+        const int64_t outer = by_length ? item % heads : item / sizes.groups;
+        const int64_t group = sizes.groups - 1 - (by_length ? item / heads : item % sizes.groups);
         TileRows rows{};
         rows.pack = sizes.pack;
+        rows.batch = outer / sizes.outer;
         if (sizes.average) {
-            rows.batch = outer;
             attend_average(run, scratch, rows, group);
             continue;
         }
-        rows.batch = outer / sizes.outer;
         rows.kv_head = outer % sizes.outer;
         rows.first_head = rows.kv_head * sizes.pack;
-        attend_tiles(run, scratch, rows, group * sizes.group, lesser((group + 1) * sizes.group, sizes.tiles));
+        attend_tiles(run, scratch, rows, sizes.first_tile(group), sizes.first_tile(group + 1));
     }
     return ATTEND_OK;
 }

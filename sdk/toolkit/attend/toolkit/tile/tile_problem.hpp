@@ -26,7 +26,7 @@ constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ?
 // Query tiles that walk over the keys together, so that the conversion or interleaving of a block of keys is paid once
 // for all of them, and its way into the cache. Fewer where there is not enough work to share out.
 constexpr int64_t max_group = 8;
-constexpr int64_t enough_groups = 8;
+constexpr int64_t enough_groups = 16;
 
 struct TileSizes {
     int64_t batch{0}, q_heads{0}, kv_heads{0}, q_len{0}, head_dim{0}, value_dim{0};
@@ -41,6 +41,8 @@ struct TileSizes {
 
     int64_t lane_stride() const { return round_up(tile_lanes, batch_lanes); }
     int64_t items() const { return batch * outer * groups; }
+    // Groups of a head differ by one tile at most: workers that share them end together.
+    int64_t first_tile(int64_t at) const { return at * tiles / groups; }
 };
 
 inline TileSizes sizes_of(const attend_tile_problem& problem) {
