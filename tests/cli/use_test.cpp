@@ -18,7 +18,7 @@ TEST_CASE("flag --help lists the commands that exist and no others") {
     const Run run = run_attend({"--help"});
     CHECK(run.status == 0);
     for (const char* command :
-         {"list", "describe", "compute", "recommend", "status", "plugins", "config", "completion"})
+         {"list", "describe", "compute", "benchmark,", "recommend", "status", "plugins", "config", "completion"})
         CHECK(contains(run.out, std::string("\n  ") + command + " "));
     for (const char* command : {"rerank", "heatmap", "tune", "embed", "mcp"}) CHECK_FALSE(contains(run.out, command));
 }
