@@ -206,7 +206,7 @@ TEST_CASE("service: packed tensors and promoted ranks come back as they went in"
     CHECK(run(service(), flat, "flash-attention-v2").output.shape == std::vector<std::int64_t>{4});
 }
 
-TEST_CASE("service: narrow inputs are computed in float32 and rounded once") {
+TEST_CASE("service: narrow inputs give narrow outputs, wider keys than queries are refused") {
     Random random(9);
     ForwardInputs inputs = make_inputs(random, {1, 2, 2, 9, 9, 8, 8});
     ForwardInputs narrow;
