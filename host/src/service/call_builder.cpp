@@ -411,9 +411,15 @@ CallPlan::~CallPlan() {
 
 Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs,
                                const CallRequest& request) {
+    // A type counts where the mechanism and each of its ports for query, key, value and output have it.
     const auto takes = [&](DType dtype) {
         const DTypeBit* row = find_dtype(dtype);
-        return row != nullptr && (mechanism.dtypes & row->bit) != 0;
+        return row != nullptr && (mechanism.dtypes & row->bit) != 0 &&
+               std::all_of(mechanism.ports.begin(), mechanism.ports.end(), [row](const PortRecord& port) {
+                   const bool stored = port.role == ATTEND_Q || port.role == ATTEND_K || port.role == ATTEND_V ||
+                                       port.role == ATTEND_OUT;
+                   return !stored || (port.dtypes & row->bit) != 0;
+               });
     };
     const bool narrow_query = inputs.query.dtype == DType::f16 || inputs.query.dtype == DType::bf16;
     bool projected = false;
