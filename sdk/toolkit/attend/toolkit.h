@@ -71,6 +71,7 @@ typedef struct attend_key_segment {
 #define ATTEND_TILE_OFFSET_PER_ITEM (1u << 1) /* offset = key length - query length of the item */
 #define ATTEND_TILE_AVERAGE_SCORES (1u << 2)  /* scores is [B, Nq, Nk], the mean over heads */
 #define ATTEND_TILE_SCORE_HIDES (1u << 3)     /* the score hook may write minus infinity */
+#define ATTEND_TILE_WIDEN (1u << 4)           /* bf16 is widened to float32, also where the processor has bf16 dots */
 
 /* Softmax attention over tiles: for each query i and visible key j
      s = softcap(scale * q_i . k_j);  s = score hook(s) + bias_ij;  p = softmax_j(s);  o_i = sum_j keep_ij p_ij v_j / (1 - dropout)

@@ -128,7 +128,7 @@ attend_status decode_forward(const attend_tile_problem& problem, const attend_co
     run.mask = broadcast_view_of<const uint8_t, 4>(problem.mask);
     run.bias = broadcast_view_of<const float, 4>(problem.bias);
     run.hardware = sizes.key == Element::bf16 && sizes.query == Element::bf16 && context->host != nullptr &&
-                   has_hardware_dots(context->host->cpu);
+                   has_hardware_dots(context->host->cpu) && (problem.flags & ATTEND_TILE_WIDEN) == 0;
     const int64_t together = sizes.splits > 1 ? sizes.items_at_once : sizes.batch;
     for (; run.first_item < sizes.batch; run.first_item += together) {
         const int64_t heads = lesser(together, sizes.batch - run.first_item) * sizes.kv_heads;

@@ -212,7 +212,8 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
 
 // Products of bf16 pairs need everything as bf16, features next to each other, and the instruction.
 bool takes_dots(const attend_tile_problem& problem, const attend_cpu* cpu) {
-    if (!has_hardware_dots(cpu) || storage_of(problem.query) != Storage::bf16) return false;
+    if (!has_hardware_dots(cpu) || (problem.flags & ATTEND_TILE_WIDEN) != 0) return false;
+    if (storage_of(problem.query) != Storage::bf16) return false;
     for (uint32_t index = 0; index < problem.num_segments; ++index) {
         const attend_tensor* key = problem.segments[index].key;
         if (storage_of(key) != Storage::bf16 || key->strides[3] != 1) return false;

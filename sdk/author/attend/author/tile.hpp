@@ -67,6 +67,10 @@ inline double resolved_scale(const attend_plan_desc& desc) {
     return desc.scale == 0.0 ? 1.0 / __builtin_sqrt(static_cast<double>(desc.head_dim)) : desc.scale;
 }
 
+// bf16 dots round the weights, too. That averages out over many keys and pays where there is much to multiply; with fewer
+// keys than this, and where dropout scales the weights, narrow tensors are computed in float32 and rounded once.
+constexpr int64_t fewest_keys_of_dots = 256;
+
 // A problem and the small structs that it points to. Must not move once filled.
 struct TileCall {
     attend_tile_problem problem;
@@ -92,7 +96,8 @@ private:
         const attend_plan_desc& desc = *args.desc;
         problem = attend_tile_problem{};
         problem.flags = ((desc.flags & ATTEND_PLAN_CAUSAL) ? ATTEND_TILE_CAUSAL : 0u) |
-                        ((desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM) ? ATTEND_TILE_OFFSET_PER_ITEM : 0u);
+                        ((desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM) ? ATTEND_TILE_OFFSET_PER_ITEM : 0u) |
+                        (desc.kv_len < fewest_keys_of_dots || desc.dropout > 0.0 ? ATTEND_TILE_WIDEN : 0u);
         problem.query = query;
         problem.segments = segments;
         if (key) add_segment(key, value, 0);
