@@ -4,7 +4,8 @@
    attend_tile_forward_avx2 in the avx2 compilation of the same file.
 
    Shapes: B batch, Hq query heads, Hkv key/value heads, Nq queries, Nk keys, D head width, Dv value width. Query head
-   h reads key/value head h * Hkv / Hq. Tensors are float32 with arbitrary strides unless a field says otherwise.
+   h reads key/value head h * Hkv / Hq. Tensors are float32 with arbitrary strides unless a field says otherwise; query,
+   key, value and output may be bf16 or f16 (arithmetic is float32 or bf16 dots, the output is rounded once).
 
    The hooks work on a whole tile at a time: one ordinary function per tile, called through a pointer. Scores are
    stored with keys as rows and queries as lanes, so a hook is a loop over rows with a vectorisable loop over lanes
@@ -31,30 +32,29 @@ typedef struct attend_query_tile {
     int64_t num_lanes, lane_stride;
     int64_t first_position, last_position; /* smallest and largest lane_position */
     int64_t kv_len;                        /* keys of the main segments, cut at this item's key length */
-    const int32_t* lane_query;             /* i, the logical query index */
-    const int32_t* lane_head;              /* h, the query head */
-    const int32_t* lane_position; /* i' = i + offset of the item: the query's place on the key axis, cut at +-2^30 */
+    const int32_t *lane_query;    /* i, the logical query index */
+    const int32_t *lane_head;     /* h, the query head */
+    const int32_t *lane_position; /* i' = i + offset of the item: the query's place on the key axis, cut at +-2^30 */
 } attend_query_tile;
 
 /* A tile of scores: scores[row * queries->lane_stride + lane] belongs to key first_key + row (or key_index[row] where
    that is not NULL). A hook may write any lane of the stride; what it writes past num_lanes is never used. */
 typedef struct attend_score_tile {
-    const attend_query_tile* queries;
-    float* scores;
+    const attend_query_tile *queries;
+    float *scores;
     int64_t first_key, num_keys;
-    const int32_t* key_index;
+    const int32_t *key_index;
 } attend_score_tile;
 
 /* Changes scores in place (minus infinity hides a key), after scale and softcap, before bias, mask and softmax. */
-typedef void (*attend_score_fn)(const void* user, const attend_score_tile* tile);
+typedef void (*attend_score_fn)(const void *user, const attend_score_tile *tile);
 
 #define ATTEND_KEYS_PARTIAL (1u << 0) /* some pairs of the range are hidden: the keep hook decides each */
 
 /* Visits the ranges [begin, end) of keys that a query tile may see, ascending and disjoint, within [0, kv_len).
    Keys that no lane sees should not be visited: they are then neither read nor multiplied. */
-typedef void (*attend_key_visit_fn)(void* visitor, int64_t begin, int64_t end, uint32_t flags);
-typedef void (*attend_keys_fn)(const void* user, const attend_query_tile* tile, attend_key_visit_fn visit,
-                               void* visitor);
+typedef void (*attend_key_visit_fn)(void *visitor, int64_t begin, int64_t end, uint32_t flags);
+typedef void (*attend_keys_fn)(const void *user, const attend_query_tile *tile, attend_key_visit_fn visit, void *visitor);
 
 #define ATTEND_SEGMENT_ALWAYS_VISIBLE (1u << 0) /* causal, window, key lengths, mask, bias, keys hook do not apply */
 #define ATTEND_SEGMENT_NO_DROPOUT (1u << 1)     /* weights of these keys are never dropped, nor scaled for it */
@@ -63,7 +63,9 @@ typedef void (*attend_keys_fn)(const void* user, const attend_query_tile* tile, 
    segments come first and are numbered through from 0; always-visible ones follow and continue the numbering. The
    score hook is called for always-visible keys too: it tells them by first_key, which is then at least Nk. */
 typedef struct attend_key_segment {
-    const attend_tensor *key, *value; /* [B, Hkv, n, D], [B, Hkv, n, Dv]; batch may have stride 0 */
+    /* [B, Hkv, n, D], [B, Hkv, n, Dv]; batch may have stride 0. Of one type: main segments as query, or narrower under
+       float32 queries; always-visible ones any of the three. */
+    const attend_tensor *key, *value;
     uint32_t flags, reserved0;
 } attend_key_segment;
 
@@ -86,35 +88,34 @@ typedef struct attend_key_segment {
    covers the main segments; always-visible keys keep their row number as j. */
 typedef struct attend_tile_problem {
     uint32_t flags, num_segments;
-    const attend_tensor* query;         /* [B, Hq, Nq, D] */
-    const attend_key_segment* segments; /* at least one */
-    const attend_tensor* output;        /* [B, Hq, Nq, Dv], written; NULL when only lse or scores are wanted */
-    const attend_tensor* lse;           /* [B, Hq, Nq], written; natural logarithm */
-    const attend_tensor*
-        scores; /* [B, Hq, Nq, Nk'], written: weights after softmax, before dropout; Nk' counts all segments */
-    const attend_tensor* mask; /* uint8 broadcast to [B, Hq, Nq, Nk] by zero strides, rank 4; non-zero = may attend */
-    const attend_tensor* bias; /* float, as mask */
+    const attend_tensor *query;         /* [B, Hq, Nq, D]; float32, bf16 or f16 */
+    const attend_key_segment *segments; /* at least one */
+    const attend_tensor *output;        /* [B, Hq, Nq, Dv], written; float32 or as query; NULL: only lse or scores */
+    const attend_tensor *lse;           /* [B, Hq, Nq], written; natural logarithm */
+    const attend_tensor *scores;        /* [B, Hq, Nq, Nk'], written: weights after softmax, before dropout; Nk' counts all segments */
+    const attend_tensor *mask;          /* uint8 broadcast to [B, Hq, Nq, Nk] by zero strides, rank 4; non-zero = may attend */
+    const attend_tensor *bias;          /* float, as mask */
     const attend_tensor *query_lengths, *key_lengths; /* int32 or int64 [B], 0 to N */
-    int64_t causal_offset;                            /* position of query 0 on the key axis */
-    int64_t window_left, window_right;                /* keys left and right of the position; -1 = unlimited */
-    double scale;                                     /* as is: 0 means 0 */
-    double softcap;                                   /* 0 = off */
+    int64_t causal_offset;              /* position of query 0 on the key axis */
+    int64_t window_left, window_right;  /* keys left and right of the position; -1 = unlimited */
+    double scale;                       /* as is: 0 means 0 */
+    double softcap;                     /* 0 = off */
     double dropout;
     uint64_t seed, rng_offset;
-    int64_t dropout_heads, dropout_head;  /* heads in the counter and number of head 0; 0 = Hq, 0 */
+    int64_t dropout_heads, dropout_head; /* heads in the counter and number of head 0; 0 = Hq, 0 */
     int64_t max_query_tile, max_key_tile; /* upper bounds of the tile sides; 0 = the engine chooses */
     attend_keys_fn keys;
-    const void* keys_user;
+    const void *keys_user;
     attend_score_fn keep; /* called on partial ranges of keys: minus infinity for what is hidden */
-    const void* keep_user;
+    const void *keep_user;
     attend_score_fn score;
-    const void* score_user;
+    const void *score_user;
     const int32_t *query_index, *key_index; /* logical i and j of each row, ascending; NULL = the row number */
 } attend_tile_problem;
 
 /* Scratch for attend_tile_forward, from shapes alone (data pointers may be NULL). */
-uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem* problem, uint32_t max_workers);
-attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem* problem, const attend_context* context);
+uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem *problem, uint32_t max_workers);
+attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem *problem, const attend_context *context);
 
 /* y = x W^T + b. input [B, N, E], weight [O, E], bias [O] or NULL, output [B, N, O]: each with any strides, each float32,
    bfloat16 or float16. Sums are float32, in blocks of ascending E; the output is rounded once. Input and weight both
@@ -123,9 +124,8 @@ attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem* prob
 typedef struct attend_projection {
     const attend_tensor *input, *weight, *bias, *output;
 } attend_projection;
-uint64_t ATTEND_KERNEL(attend_projection_workspace)(const attend_projection* projection, uint32_t max_workers);
-attend_status ATTEND_KERNEL(attend_projection_forward)(const attend_projection* projection,
-                                                       const attend_context* context);
+uint64_t ATTEND_KERNEL(attend_projection_workspace)(const attend_projection *projection, uint32_t max_workers);
+attend_status ATTEND_KERNEL(attend_projection_forward)(const attend_projection *projection, const attend_context *context);
 
 #ifdef __cplusplus
 }
