@@ -426,17 +426,17 @@ Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardIn
     if (const OptionSpec* form = mechanism.find_option("form")) {
         projected = !inputs.weights.empty() || form->default_value == Json("projected");
         for (const auto& [name, value] : request.options)
-            if (fold_name(name) == "form" && value.is_string()) projected = value.as_string() == "projected";
+            if (fold_name(name) == "form" && value.is_string() && value.as_string() != "auto")
+                projected = value.as_string() == "projected";
     }
     if (request.precision == "fp32") {
         CallTypes types;
-        if (request.precision_given || projected) return types;
-        if (narrow_query && takes(inputs.query.dtype)) types.query = inputs.query.dtype;
+        if (request.precision_given || projected || (narrow_query && !takes(inputs.query.dtype))) return types;
+        if (narrow_query) types.query = inputs.query.dtype;
         // A narrower cache stays as it is where the queries are not rounded to another type.
         const DType key = inputs.key ? inputs.key->dtype : inputs.query.dtype;
         types.key_value = key != DType::f64 && takes(key) ? key : types.query;
-        if (!narrow_query || types.query == inputs.query.dtype) return types;
-        return CallTypes{};
+        return types;
     }
     const DType wanted = request.precision == "bf16"   ? DType::bf16
                          : request.precision == "fp16" ? DType::f16

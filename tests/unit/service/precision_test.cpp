@@ -146,3 +146,23 @@ TEST_CASE("precision: mechanisms that compute in float32 take narrow tensors by 
         CHECK(difference(got.output, as(wide.output, DType::bf16)) == 0.0);
     }
 }
+
+TEST_CASE("precision: the projected form computes narrow tensors in float32, however the form was chosen") {
+    Random random(37);
+    ForwardInputs inputs;
+    inputs.query = as(normal(random, {1, 300, 8}), DType::bf16);
+    inputs.weights.emplace_back("wq", normal(random, {8, 8}));
+    ForwardInputs wide = inputs;
+    wide.query = as(inputs.query, DType::f32);
+    for (const attend::NamedValues& options :
+         {attend::NamedValues{{"heads", 2}}, attend::NamedValues{{"heads", 2}, {"form", "auto"}},
+          attend::NamedValues{{"heads", 2}, {"form", "projected"}}}) {
+        ForwardOptions call = call_of("standard-mha");
+        call.options = options;
+        const auto got = service().forward(inputs, call);
+        if (!got) FAIL(got.error().message);
+        CHECK(got->precision == "fp32");
+        CHECK(got->output.dtype == DType::bf16);
+        CHECK(difference(got->output, as(service().forward(wide, call).value().output, DType::bf16)) == 0.0);
+    }
+}
