@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What many threads do at once: calls of one service, loops inside loops, registry changes under lookups. Run under the
 // thread sanitizer too.
+#include <array>
 #include <atomic>
 #include <thread>
 
@@ -70,9 +71,57 @@ TEST_CASE("concurrency: every chunk of a loop runs exactly once, slots are never
         shared.busy[slot].fetch_sub(1);
         return ATTEND_OK;
     };
-    CHECK(pool.run(&call, 1000, 3, 0, body, &job) == ATTEND_OK);
-    CHECK(job.clashes == 0);
-    for (const auto& count : job.seen) CHECK(count == 1);
+    int rounds = 0;
+    for (const std::uint32_t flags : {0u, ATTEND_PARALLEL_NEAR}) {
+        CHECK(pool.run(&call, 1000, 3, flags, body, &job) == ATTEND_OK);
+        CHECK(job.clashes == 0);
+        ++rounds;
+        for (const auto& count : job.seen) CHECK(count == rounds);
+    }
+}
+
+TEST_CASE("concurrency: near chunks go to one worker each, and the others help where one is late") {
+    attend::WorkerPool pool(3);
+    struct Job {
+        std::atomic<int> started{0};
+        std::array<std::atomic<std::uint64_t>, 3> first{};
+        std::atomic<int> ran{0};
+        int waits_for{3};
+    } job;
+    const auto body = [](void* user, std::uint64_t begin, std::uint64_t, std::uint32_t slot) -> attend_status {
+        Job& shared = *static_cast<Job*>(user);
+        ++shared.ran;
+        if (begin % 5 != 0 || shared.started >= shared.waits_for) return ATTEND_OK;
+        // The first chunk of a worker's part: waits until every worker has begun its own.
+        shared.first[slot] = begin + 1;
+        ++shared.started;
+        while (shared.started < shared.waits_for) std::this_thread::yield();
+        return ATTEND_OK;
+    };
+    CHECK(pool.run(nullptr, 15, 1, ATTEND_PARALLEL_NEAR, body, &job) == ATTEND_OK);
+    CHECK(job.ran == 15);
+    for (std::uint64_t slot = 0; slot < 3; ++slot) CHECK(job.first[slot] == 5 * slot + 1);
+    // One worker stays in its first chunk until all others are done.
+    struct Late {
+        std::atomic<int> ran{0};
+    } late;
+    const auto slow = [](void* user, std::uint64_t begin, std::uint64_t, std::uint32_t) -> attend_status {
+        Late& shared = *static_cast<Late*>(user);
+        if (begin == 0)
+            while (shared.ran < 14) std::this_thread::yield();
+        ++shared.ran;
+        return ATTEND_OK;
+    };
+    CHECK(pool.run(nullptr, 15, 1, ATTEND_PARALLEL_NEAR, slow, &late) == ATTEND_OK);
+    CHECK(late.ran == 15);
+    // Fewer chunks than workers.
+    std::atomic<int> few{0};
+    const auto count = [](void* user, std::uint64_t, std::uint64_t, std::uint32_t) -> attend_status {
+        ++*static_cast<std::atomic<int>*>(user);
+        return ATTEND_OK;
+    };
+    CHECK(pool.run(nullptr, 2, 1, ATTEND_PARALLEL_NEAR, count, &few) == ATTEND_OK);
+    CHECK(few == 2);
 }
 
 TEST_CASE("concurrency: a loop inside a loop runs on the worker's own slot") {

@@ -160,7 +160,7 @@ void Bench::fill(BenchmarkRow& row, const CallSpec& spec, const PreparedCall& ca
             std::string(dtype_name(spec.dtype)) + " tensors reach the plugin as " + dtype_name(call.input_dtype());
 }
 
-BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak) {
+BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak, std::size_t turns) {
     BenchmarkRow row = describe(spec);
     progress(spec.mechanism + " " + row.shape + (spec.causal ? " causal " : " ") + row.precision + " T" +
              std::to_string(spec.threads));
@@ -169,24 +169,37 @@ BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak) 
     const Result<AttentionService*> opened = service(spec.backend, spec.threads);
     const std::uint64_t isa = (*opened)->isa();
     const PeakKind kind = peak.value_or(call->input_dtype() == DType::bf16 ? PeakKind::bf16 : PeakKind::fma);
-    const double before = measure_peak(kind, isa, spec.threads, cpus_);
-    const std::int64_t taken = preemptions();
-    const auto begin = std::chrono::steady_clock::now();
-    const Timing timing = time_call(*call, settings_.repeat, 0.15);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    const auto disturbances = static_cast<double>(preemptions() - taken);
-    const double after = measure_peak(kind, isa, spec.threads, cpus_);
-    if (timing.runs == 0) {
-        row.status = "failed";
-        row.note = spec.mechanism + ": the plugin failed while it was timed";
-        return row;
+    struct Turn {
+        Timing timing;
+        double peak;
+        [[nodiscard]] double share() const { return timing.median_ms > 0 ? 1.0 / (timing.median_ms * peak) : 0; }
+    };
+    std::vector<Turn> taken;
+    const std::int64_t preempted = preemptions();
+    double seconds = 0;
+    double before = measure_peak(kind, isa, spec.threads, cpus_);
+    while (taken.size() < std::max<std::size_t>(turns, 1)) {
+        const auto begin = std::chrono::steady_clock::now();
+        const Timing timing = time_call(*call, settings_.repeat, 0.15);
+        seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        if (timing.runs == 0) {
+            row.status = "failed";
+            row.note = spec.mechanism + ": the plugin failed while it was timed";
+            return row;
+        }
+        const double after = measure_peak(kind, isa, spec.threads, cpus_);
+        taken.push_back({timing, 0.5 * (before + after)});
+        before = after;
     }
-    fill(row, spec, *call, timing);
+    const auto disturbances = static_cast<double>(preemptions() - preempted);
+    std::sort(taken.begin(), taken.end(), [](const Turn& a, const Turn& b) { return a.share() < b.share(); });
+    const Turn& middle = taken[taken.size() / 2];
+    fill(row, spec, *call, middle.timing);
     // A quiet machine takes a processor away a few times a second.
     if (disturbances > 10 && disturbances > 40 * seconds)
         row.note += (row.note.empty() ? "" : "; ") + ("disturbed: other work took a processor " +
                                                       std::to_string(static_cast<int>(disturbances)) + " times");
-    row.peak = 0.5 * (before + after);
+    row.peak = middle.peak;
     row.peak_kind = kind == PeakKind::bf16 ? "bf16" : kind == PeakKind::memory ? "memory" : "fma";
     const double rate = kind == PeakKind::memory ? row.gbps : row.gflops;
     row.share = row.peak > 0 ? rate / row.peak : 0.0;

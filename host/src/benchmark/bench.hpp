@@ -35,8 +35,10 @@ public:
     [[nodiscard]] BenchmarkRow describe(const CallSpec& spec) const;
     // Against an oracle on a small call of the same kind, or where none fits against the baseline back end.
     [[nodiscard]] Check check(const CallSpec& spec);
-    // Check, then time; the result says why where there is no time. Peaks are measured before and after.
-    [[nodiscard]] BenchmarkRow measure(const CallSpec& spec, std::optional<PeakKind> peak = std::nullopt);
+    // Check, then time; the result says why where there is no time. Peaks are measured before and after. Of several
+    // turns the one with the middle share counts: other work on the machine comes and goes within seconds.
+    [[nodiscard]] BenchmarkRow measure(const CallSpec& spec, std::optional<PeakKind> peak = std::nullopt,
+                                       std::size_t turns = 1);
     // Relative L2 distance from exact attention, for mechanisms that approximate it.
     [[nodiscard]] std::optional<double> distance_from_exact(const CallSpec& spec);
     // Check and prepare, for suites that time on their own; the row holds the problem where the pointer is null.

@@ -128,6 +128,8 @@ bool wanted(const Target& target, const BenchmarkSettings& settings) {
            (settings.rows.empty() || fold_name(target.name).find(fold_name(settings.rows)) != std::string::npos);
 }
 
+constexpr std::size_t turns = 3;
+
 class Measurer {
 public:
     Measurer(Bench& bench, std::string entry) : bench_(bench), entry_(std::move(entry)) {}
@@ -197,9 +199,9 @@ private:
             CallSpec plain = target.spec;
             plain.bias = plain.mask = plain.alibi = false;
             plain.options.clear();
-            plain_[plain.threads] = bench_.measure(plain, kind).share;
+            plain_[plain.threads] = bench_.measure(plain, kind, turns).share;
         }
-        BenchmarkRow row = bench_.measure(target.spec, kind);
+        BenchmarkRow row = bench_.measure(target.spec, kind, turns);
         row.target.emplace();
         if (row.status != "measured") return row;
         const CallSpec& spec = target.spec;

@@ -2,13 +2,14 @@
 #include "plugin_services/parallel.hpp"
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 #if defined(__SANITIZE_THREAD__)
 // The thread sanitizer cannot see into the distribution's oneTBB, so that build runs the same loop on plain threads.
 #include <thread>
 #include <vector>
 #else
-#include <tbb/blocked_range.h>
 #include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
@@ -25,21 +26,42 @@ struct Running {
 };
 thread_local Running running;
 
+// Chunks that are handed out in ascending order; on a cache line of its own, since each worker mostly draws from one.
+struct alignas(64) Band {
+    std::atomic<std::uint64_t> next{0};
+    std::uint64_t end{0};
+};
+constexpr std::uint32_t most_bands = 64;
+
 struct Loop {
     attend_call* call;
     std::uint64_t n, grain, chunks;
     attend_range_fn body;
     void* user;
-    std::atomic<std::uint64_t> next{0};
     std::atomic<attend_status> status{ATTEND_OK};
+    std::span<Band> bands{};
 
+    void cut_into(std::span<Band> parts) {
+        bands = parts;
+        const std::uint64_t count = parts.size();
+        for (std::uint64_t band = 0; band < count; ++band) {
+            const std::uint64_t each = chunks / count, more = chunks % count;
+            bands[band].next = band * each + std::min(band, more);
+            bands[band].end = (band + 1) * each + std::min(band + 1, more);
+        }
+    }
+
+    // The slot's own band first, then what the others have left.
     void work(std::uint32_t slot) {
         const Running before = running;
         running = {true, slot};
-        while (status.load(std::memory_order_relaxed) == ATTEND_OK) {
-            const std::uint64_t chunk = next.fetch_add(1, std::memory_order_relaxed);
-            if (chunk >= chunks) break;
-            fail(one(chunk, slot));
+        for (std::size_t step = 0; step < bands.size(); ++step) {
+            Band& band = bands[(slot + step) % bands.size()];
+            while (status.load(std::memory_order_relaxed) == ATTEND_OK) {
+                const std::uint64_t chunk = band.next.fetch_add(1, std::memory_order_relaxed);
+                if (chunk >= band.end) break;
+                fail(one(chunk, slot));
+            }
         }
         running = before;
     }
@@ -93,11 +115,7 @@ struct WorkerPool::Arena {
         arena.execute([&] {
             tbb::this_task_arena::isolate([&] {
                 tbb::parallel_for(
-                    tbb::blocked_range<std::uint32_t>(0, workers, 1),
-                    [&](const tbb::blocked_range<std::uint32_t>& slots) {
-                        for (std::uint32_t slot = slots.begin(); slot != slots.end(); ++slot) loop.work(slot);
-                    },
-                    tbb::simple_partitioner{});
+                    std::uint32_t{0}, workers, [&](std::uint32_t slot) { loop.work(slot); }, tbb::static_partitioner{});
             });
         });
     }
@@ -120,8 +138,11 @@ attend_status WorkerPool::run(attend_call* call, std::uint64_t n, std::uint64_t 
         loop.work_in_order(running.slot);
     else if (workers <= 1 || (flags & ATTEND_PARALLEL_SERIAL) != 0)
         loop.work_in_order(0);
-    else
+    else {
+        std::array<Band, most_bands> bands;
+        loop.cut_into({bands.data(), (flags & ATTEND_PARALLEL_NEAR) != 0 ? std::min(workers, most_bands) : 1});
         arena_->run(loop, workers);
+    }
     return loop.status.load();
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop service that plugins receive. Chunks are drawn in ascending order from one counter, so partial results kept
-// per chunk and merged in chunk order give the same bits for any number of workers.
+// The loop service that plugins receive. Chunks are drawn in ascending order from one counter, or with
+// ATTEND_PARALLEL_NEAR from one per worker. Which worker runs a chunk changes nothing that a body may depend on, so
+// partial results kept per chunk and merged in chunk order give the same bits for any number of workers.
 #pragma once
 
 #include <atomic>

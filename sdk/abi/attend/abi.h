@@ -333,6 +333,7 @@ typedef struct attend_mechanism {
 typedef attend_status (*attend_range_fn)(void *user, uint64_t begin, uint64_t end, uint32_t slot) ATTEND_NOEXCEPT;
 
 #define ATTEND_PARALLEL_SERIAL (1u << 0) /* on the calling thread, slot 0 */
+#define ATTEND_PARALLEL_NEAR (1u << 1)   /* a wish: neighbouring chunks, and the same ones in the next call, go to one worker */
 
 #define ATTEND_LOG_TRACE 1u
 #define ATTEND_LOG_DEBUG 2u

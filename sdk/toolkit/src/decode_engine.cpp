@@ -132,9 +132,10 @@ attend_status decode_forward(const attend_tile_problem& problem, const attend_co
     const int64_t together = sizes.splits > 1 ? sizes.items_at_once : sizes.batch;
     for (; run.first_item < sizes.batch; run.first_item += together) {
         const int64_t heads = lesser(together, sizes.batch - run.first_item) * sizes.kv_heads;
-        attend_status status = parallel_items(context, static_cast<uint64_t>(heads * sizes.splits), run_parts, &run);
+        attend_status status =
+            parallel_items(context, static_cast<uint64_t>(heads * sizes.splits), run_parts, &run, ATTEND_PARALLEL_NEAR);
         if (status == ATTEND_OK && sizes.splits > 1)
-            status = parallel_items(context, static_cast<uint64_t>(heads), run_merge, &run);
+            status = parallel_items(context, static_cast<uint64_t>(heads), run_merge, &run, ATTEND_PARALLEL_NEAR);
         if (status != ATTEND_OK) return status;
     }
     return ATTEND_OK;

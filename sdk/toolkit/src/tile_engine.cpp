@@ -182,6 +182,10 @@ void attend_average(const TileRun& run, const TileScratch& scratch, TileRows row
     }
 }
 
+bool longest_first(const TileRun& run) {
+    return (run.problem->flags & ATTEND_TILE_CAUSAL) != 0 && run.sizes.groups <= max_group;
+}
+
 attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot) noexcept {
     const TileRun& run = *static_cast<const TileRun*>(user);
     const TileSizes& sizes = run.sizes;
@@ -190,9 +194,8 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
     const TileScratch scratch = TileScratch::take(space, sizes);
     // Head by head, since a head's keys then stay in the cache. Where causal, the last rows are the longest: they go first,
     // and with few groups those of all heads, so that workers end with short ones.
-    const bool causal = (run.problem->flags & ATTEND_TILE_CAUSAL) != 0;
     const int64_t heads = sizes.batch * sizes.outer;
-    const bool by_length = causal && sizes.groups <= max_group;
+    const bool by_length = longest_first(run);
     for (int64_t item = static_cast<int64_t>(begin); item < static_cast<int64_t>(end); ++item) {
         const int64_t outer = by_length ? item % heads : item / sizes.groups;
         const int64_t group = sizes.groups - 1 - (by_length ? item / heads : item % sizes.groups);
@@ -278,5 +281,6 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
             static_cast<uint32_t>(problem->dropout_heads > 0 ? problem->dropout_heads : run.sizes.q_heads);
     }
     if (run.sizes.tiles == 0) return ATTEND_OK;
-    return parallel_items(context, static_cast<uint64_t>(run.sizes.items()), run_items, &run);
+    return parallel_items(context, static_cast<uint64_t>(run.sizes.items()), run_items, &run,
+                          longest_first(run) ? 0 : ATTEND_PARALLEL_NEAR);
 }
