@@ -19,8 +19,7 @@ struct Options {
 
 constexpr Range size_range{1, 1048576};
 constexpr OptionRow option_table[] = {
-    option_enum(offsetof(Options, form), "form", "\"auto\"", common::forms,
-                "core: ready-made heads; projected: with projections; auto: projected if a weight is given"),
+    common::form_option(offsetof(Options, form)),
     option_maybe_int(offsetof(Options, query_dim), "query_dim", size_range, "width of x; default: that of query",
                      "form=projected"),
     option_maybe_int(offsetof(Options, key_dim), "key_dim", size_range, "width of the context; default: query_dim",
@@ -63,98 +62,39 @@ constexpr attend_port port_table[] = {
     common::scores_port(),
 };
 
-int64_t width_of(const attend_plan_desc& desc, uint32_t role, int64_t otherwise) {
-    const attend_tensor* tensor = attend_find(&desc.bindings, role);
-    return tensor && tensor->ndim == 3 ? tensor->shape[2] : otherwise;
-}
-
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
-    if (is_projected(options.form) && options.query_dim.given &&
-        options.query_dim.value != width_of(*args.desc, ATTEND_Q, options.query_dim.value))
-        return attend_fail(error, ATTEND_BAD_OPTION,
-                           "option \"query_dim\" differs from the width of query; accepted: that width", "query_dim");
-    return ATTEND_OK;
+    if (!is_projected(options.form) || !attend_find(&args.desc->bindings, ATTEND_Q)) return ATTEND_OK;
+    return check_size("cross-attention", "query_dim", options.query_dim, ProjectedWidths(*args.desc).query, error);
 }
 
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
-    uint64_t bytes = tile_workspace(desc);
-    if (!is_projected(options.form)) return bytes;
-    const int64_t inner = desc.num_q_heads * desc.head_dim, kv = desc.num_kv_heads * desc.head_dim;
-    bytes += 2 * Carve::floats(desc.batch * desc.q_len * inner) + 2 * Carve::floats(desc.batch * desc.kv_len * kv);
-    int64_t widest = inner;
-    for (const uint32_t role : {ATTEND_Q, ATTEND_K, ATTEND_V, ATTEND_OUT})
-        if (const int64_t width = width_of(desc, role, inner); width > widest) widest = width;
-    return bytes + projection_workspace(desc.batch, desc.q_len > desc.kv_len ? desc.q_len : desc.kv_len, widest, widest,
-                                        desc.max_workers);
+    return tile_workspace(desc) + (is_projected(options.form) ? projected_workspace(cross_projection(desc), desc) : 0);
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
-    if (!is_projected(options.form)) {
-        TileCall call(args);
-        return run_tiles(call, context);
-    }
-    const attend_plan_desc& desc = *args.desc;
-    const int64_t inner = desc.num_q_heads * desc.head_dim, kv = desc.num_kv_heads * desc.head_dim;
-    Carve carve(context);
-    Rows q(carve.take(desc.batch * desc.q_len * inner), desc.batch, desc.q_len, inner);
-    Rows k(carve.take(desc.batch * desc.kv_len * kv), desc.batch, desc.kv_len, kv);
-    Rows v(carve.take(desc.batch * desc.kv_len * kv), desc.batch, desc.kv_len, kv);
-    Rows joined(carve.take(desc.batch * desc.q_len * inner), desc.batch, desc.q_len, inner);
-    const struct {
-        const attend_tensor* from;
-        const char *weight, *bias;
-        const Rows* to;
-    } layers[] = {{args.query, "wq", "bq", &q}, {args.key, "wk", "bk", &k}, {args.value, "wv", "bv", &v}};
-    for (const auto& layer : layers) {
-        const attend_status status =
-            project(layer.from, attend_find_name(args.weights, layer.weight),
-                    attend_find_name(args.weights, layer.bias), &layer.to->tensor, carve.rest(context));
-        if (status != ATTEND_OK) return status;
-    }
-    OwnTensor qh, kh, vh, oh;
-    split_heads(qh, q.tensor, desc.num_q_heads);
-    split_heads(kh, k.tensor, desc.num_kv_heads);
-    split_heads(vh, v.tensor, desc.num_kv_heads);
-    split_heads(oh, joined.tensor, desc.num_q_heads);
-    TileCall call(args, &qh.tensor, &kh.tensor, &vh.tensor, &oh.tensor);
-    const attend_status status = run_tiles(call, carve.rest(context));
-    if (status != ATTEND_OK) return status;
-    return project(&joined.tensor, attend_find_name(args.weights, "wo"), attend_find_name(args.weights, "bo"),
-                   args.output, carve.rest(context));
+    if (is_projected(options.form)) return run_projected(cross_projection(*args.desc), args, context, run_tiles);
+    TileCall call(args);
+    return run_tiles(call, context);
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const attend_plan_desc& desc = *args.desc;
     softmax_cost(desc, static_cast<double>(desc.q_len) * static_cast<double>(desc.kv_len), cost);
-    if (!is_projected(options.form)) return;
-    const auto inner = static_cast<double>(desc.num_q_heads * desc.head_dim),
-               kv = static_cast<double>(desc.num_kv_heads * desc.head_dim);
-    const auto rows = [&](int64_t n) { return static_cast<double>(desc.batch * n); };
-    cost.flops +=
-        2.0 * inner * rows(desc.q_len) *
-            static_cast<double>(width_of(desc, ATTEND_Q, 0) + width_of(desc, ATTEND_OUT, 0)) +
-        2.0 * kv * rows(desc.kv_len) * static_cast<double>(width_of(desc, ATTEND_K, 0) + width_of(desc, ATTEND_V, 0));
+    if (is_projected(options.form)) projected_cost(cross_projection(desc), desc, cost);
 }
 
 }  // namespace
 
-ATTEND_MECHANISM(cross, {.name = "cross-attention",
-                         .category = "cross-attention",
-                         .title = "Cross-attention",
-                         .summary = "One sequence reads another: a decoder its encoder, an image its caption.",
-                         .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
-                         .time_complexity = "O(n m d)",
-                         .space_complexity = "O((n + m) d)",
-                         .caps = softmax_caps,
-                         .dtypes = stored_floats,
-                         .numerics = ATTEND_EXACT,
-                         .revision = 1,
-                         ATTEND_OPTION_TABLE(Options, option_table),
-                         ATTEND_PORT_TABLE(port_table),
-                         .check = erased<check>,
-                         .workspace = erased<workspace>,
-                         .forward = erased<forward>,
-                         .cost = erased<cost>})
+ATTEND_MECHANISM(cross, described<check, workspace, forward, cost>(
+                            {.name = "cross-attention",
+                             .category = "cross-attention",
+                             .title = "Cross-attention",
+                             .summary = "One sequence reads another: a decoder its encoder, an image its caption.",
+                             .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
+                             .time = "O(n m d)",
+                             .space = "O((n + m) d)",
+                             .caps = softmax_caps},
+                            option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

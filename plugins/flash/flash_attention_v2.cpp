@@ -189,25 +189,15 @@ void cost(const Options&, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(
-    flash_attention_v2,
-    {.name = "flash-attention-v2",
-     .category = "flash",
-     .title = "FlashAttention-2",
-     .summary =
-         "Exact attention in tiles: the scores are never stored, so memory grows with the length, not with its square.",
-     .reference = "Dao 2023, FlashAttention-2, arXiv:2307.08691",
-     .time_complexity = "O(n^2 d)",
-     .space_complexity = "O(n d)",
-     .caps = softmax_caps | position_caps,
-     .dtypes = stored_floats,
-     .numerics = ATTEND_EXACT,
-     .revision = 1,
-     ATTEND_OPTION_TABLE(Options, option_table),
-     ATTEND_PORT_TABLE(port_table),
-     .check = erased<check>,
-     .workspace = erased<workspace>,
-     .forward = erased<forward>,
-     .cost = erased<cost>})
+ATTEND_MECHANISM(flash_attention_v2, described<check, workspace, forward, cost>(
+                                         {.name = "flash-attention-v2",
+                                          .category = "flash",
+                                          .title = "FlashAttention-2",
+                                          .summary = "Exact attention in tiles: the scores are never stored, so memory "
+                                                     "grows with the length, not with its square.",
+                                          .reference = "Dao 2023, FlashAttention-2, arXiv:2307.08691",
+                                          .time = "O(n^2 d)",
+                                          .space = "O(n d)"},
+                                         option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -21,8 +21,7 @@ struct Options {
 
 constexpr Range size_range{1, 1048576};
 constexpr OptionRow option_table[] = {
-    option_enum(offsetof(Options, form), "form", "\"auto\"", common::forms,
-                "core: ready-made heads; projected: with projections; auto: projected if a weight is given"),
+    common::form_option(offsetof(Options, form)),
     option_maybe_int(offsetof(Options, model_dim), "model_dim", size_range,
                      "model width E; default: the width of query", "form=projected"),
     option_maybe_int(offsetof(Options, heads), "heads", size_range,
@@ -84,9 +83,9 @@ int64_t extra_keys(const Options& options) {
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
     const attend_plan_desc& desc = *args.desc;
     if (!is_projected(options.form)) return ATTEND_OK;
-    if (options.model_dim.given && options.model_dim.value != desc.num_q_heads * desc.head_dim)
-        return attend_fail(error, ATTEND_BAD_OPTION,
-                           "option \"model_dim\" differs from the width of query; accepted: that width", "model_dim");
+    const int64_t width = desc.num_q_heads * desc.head_dim;
+    if (const attend_status status = check_size("standard-mha", "model_dim", options.model_dim, width, error))
+        return status;
     if (desc.num_kv_heads != desc.num_q_heads)
         return attend_fail(error, ATTEND_BAD_SHAPE, "the projected form has as many key heads as query heads", "heads");
     const attend_tensor* key = attend_find_name(&desc.bindings, "bias_k");
@@ -97,19 +96,18 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     return ATTEND_OK;
 }
 
+ProjectedForm projection(const Options& options, const attend_plan_desc& desc) {
+    ProjectedForm form = cross_projection(desc);
+    form.joins = options.output_projection;
+    return form;
+}
+
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
-    const int64_t extra = extra_keys(options), width = desc.num_q_heads * desc.head_dim;
-    uint64_t bytes =
-        tile_workspace(desc, extra) + 2 * Carve::floats(desc.num_kv_heads * extra * (desc.head_dim + desc.value_dim));
-    if (!is_projected(options.form)) return bytes;
-    bytes += 2 * Carve::floats(desc.batch * desc.q_len * width) + 2 * Carve::floats(desc.batch * desc.kv_len * width);
-    const int64_t kdim = options.kdim.given ? options.kdim.value : width,
-                  vdim = options.vdim.given ? options.vdim.value : width;
-    const int64_t in = width > kdim ? (width > vdim ? width : vdim) : (kdim > vdim ? kdim : vdim);
-    const int64_t rows = desc.q_len > desc.kv_len ? desc.q_len : desc.kv_len;
-    const uint64_t gemm = projection_workspace(desc.batch, rows, in, width, desc.max_workers);
-    return bytes + gemm;
+    const int64_t extra = extra_keys(options);
+    return tile_workspace(desc, extra) +
+           2 * Carve::floats(desc.num_kv_heads * extra * (desc.head_dim + desc.value_dim)) +
+           (is_projected(options.form) ? projected_workspace(projection(options, desc), desc) : 0);
 }
 
 // The appended keys of every head, [H, extra, D]: the learned one first, the zero key last.
@@ -161,69 +159,37 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     Carve carve(context);
     if (!is_projected(options.form))
         return attend_with(options, args, args.query, args.key, args.value, args.output, carve, context);
-
-    const attend_plan_desc& desc = *args.desc;
-    const int64_t heads = desc.num_q_heads, width = heads * desc.head_dim;
     int64_t shapes[4][3], strides[4][3];
     attend_tensor x[4] = {*args.query, *args.key, *args.value, *args.output};
     if (!options.batch_first)
         for (int at = 0; at < 4; ++at) x[at] = batch_leading(x[at], shapes[at], strides[at]);
-    Rows q(carve.take(desc.batch * desc.q_len * width), desc.batch, desc.q_len, width);
-    Rows k(carve.take(desc.batch * desc.kv_len * width), desc.batch, desc.kv_len, width);
-    Rows v(carve.take(desc.batch * desc.kv_len * width), desc.batch, desc.kv_len, width);
-    Rows joined(carve.take(desc.batch * desc.q_len * width), desc.batch, desc.q_len, width);
-    const attend_array& weights = *args.weights;
-    const char* names[3][2] = {{"wq", "bq"}, {"wk", "bk"}, {"wv", "bv"}};
-    const Rows* to[3] = {&q, &k, &v};
-    for (int at = 0; at < 3; ++at) {
-        const attend_status status =
-            project(&x[at], attend_find_name(&weights, names[at][0]), attend_find_name(&weights, names[at][1]),
-                    &to[at]->tensor, carve.rest(context));
-        if (status != ATTEND_OK) return status;
-    }
-    OwnTensor qh, kh, vh, oh;
-    split_heads(qh, q.tensor, heads);
-    split_heads(kh, k.tensor, heads);
-    split_heads(vh, v.tensor, heads);
-    split_heads(oh, options.output_projection ? joined.tensor : x[3], heads);
-    attend_status status = attend_with(options, args, &qh.tensor, &kh.tensor, &vh.tensor, &oh.tensor, carve, context);
-    if (status == ATTEND_OK && options.output_projection)
-        status = project(&joined.tensor, attend_find_name(&weights, "wo"), attend_find_name(&weights, "bo"), &x[3],
-                         carve.rest(context));
+    ProjectedHeads heads;
+    attend_status status =
+        heads.project_inputs(projection(options, *args.desc), args, &x[0], &x[1], &x[2], &x[3], carve, context);
+    if (status == ATTEND_OK)
+        status = attend_with(options, args, &heads.q.tensor, &heads.k.tensor, &heads.v.tensor, &heads.o.tensor, carve,
+                             context);
+    if (status == ATTEND_OK && options.output_projection) status = heads.project_output(args, &x[3], carve, context);
     return status;
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const attend_plan_desc& desc = *args.desc;
     softmax_cost(desc, visible_pairs(desc), cost);
-    if (!is_projected(options.form)) return;
-    const auto width = static_cast<double>(desc.num_q_heads * desc.head_dim),
-               rows = static_cast<double>(desc.batch * (desc.q_len + desc.kv_len));
-    cost.flops += 4.0 * rows * width * width;
-    cost.bytes += 16.0 * width * width;
+    if (is_projected(options.form)) projected_cost(projection(options, desc), desc, cost);
 }
 
 }  // namespace
 
-ATTEND_MECHANISM(
-    standard_mha,
-    {.name = "standard-mha",
-     .category = "multi-head",
-     .title = "Multi-head attention",
-     .summary =
-         "Every query reads every key, in several heads side by side; the reference that the others are compared with.",
-     .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762",
-     .time_complexity = "O(n^2 d)",
-     .space_complexity = "O(n d)",
-     .caps = softmax_caps | position_caps,
-     .dtypes = stored_floats,
-     .numerics = ATTEND_EXACT,
-     .revision = 1,
-     ATTEND_OPTION_TABLE(Options, option_table),
-     ATTEND_PORT_TABLE(port_table),
-     .check = erased<check>,
-     .workspace = erased<workspace>,
-     .forward = erased<forward>,
-     .cost = erased<cost>})
+ATTEND_MECHANISM(standard_mha, described<check, workspace, forward, cost>(
+                                   {.name = "standard-mha",
+                                    .category = "multi-head",
+                                    .title = "Multi-head attention",
+                                    .summary = "Every query reads every key, in several heads side by side; the "
+                                               "reference that the others are compared with.",
+                                    .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762",
+                                    .time = "O(n^2 d)",
+                                    .space = "O(n d)"},
+                                   option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

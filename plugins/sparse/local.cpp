@@ -176,24 +176,16 @@ double error_bound(const Options& options, const PlanArgs& args) {
 
 }  // namespace
 
-ATTEND_MECHANISM(local, {.name = "local-attention",
-                         .category = "sparse",
-                         .title = "Local (sliding-window) attention",
-                         .summary = "Every query sees the keys near it and a few global tokens: the cheapest exact "
-                                    "attention to the neighbourhood.",
-                         .reference = "Beltagy et al. 2020, Longformer, arXiv:2004.05150, section 3.1",
-                         .time_complexity = "O(n w d)",
-                         .space_complexity = "O(n d)",
-                         .caps = softmax_caps | position_caps,
-                         .dtypes = stored_floats,
-                         .numerics = ATTEND_APPROXIMATE,
-                         .revision = 1,
-                         ATTEND_OPTION_TABLE(Options, option_table),
-                         ATTEND_PORT_TABLE(port_table),
-                         .check = erased<check>,
-                         .workspace = erased<workspace>,
-                         .forward = erased<forward>,
-                         .cost = erased<cost>,
-                         .error_bound = erased<error_bound>})
+ATTEND_MECHANISM(local, described<check, workspace, forward, cost, error_bound>(
+                            {.name = "local-attention",
+                             .category = "sparse",
+                             .title = "Local (sliding-window) attention",
+                             .summary = "Every query sees the keys near it and a few global tokens: the cheapest exact "
+                                        "attention to the neighbourhood.",
+                             .reference = "Beltagy et al. 2020, Longformer, arXiv:2004.05150, section 3.1",
+                             .time = "O(n w d)",
+                             .space = "O(n d)",
+                             .numerics = ATTEND_APPROXIMATE},
+                            option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -6,8 +6,8 @@
 //   constexpr OptionRow option_table[] = { option_int(offsetof(Options, window_size), "window_size", "128", ...), ... };
 //   constexpr attend_port port_table[] = { input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"), ... };
 //   attend_status forward(const Options& options, const ForwardArgs& args, const Context& context);
-//   ATTEND_MECHANISM(local, { .name = "local-attention", ..., ATTEND_OPTION_TABLE(Options, option_table),
-//                             ATTEND_PORT_TABLE(port_table), .workspace = erased<workspace>, .forward = erased<forward> })
+//   ATTEND_MECHANISM(local, described<check, workspace, forward, cost>({.name = "local-attention", ...},
+//                                                                      option_table, port_table))
 //
 // plugin.cpp lists the mechanism by its first argument (plugin.hpp).
 #pragma once
@@ -66,6 +66,70 @@ struct Erased<function> {
 };
 template <auto function>
 constexpr auto erased = &Erased<function>::call;
+
+// What a catalogue says about a mechanism. `caps` and the rest have the values of exact softmax attention.
+struct About {
+    const char *name, *category, *title, *summary, *reference, *time, *space;
+    uint64_t caps = softmax_caps | position_caps, dtypes = stored_floats;
+    uint32_t numerics = ATTEND_EXACT, revision = 1;
+};
+
+// Puts a function of a mechanism in the place that its type belongs to. (prepared_bytes has the type of workspace: a
+// mechanism that prepares fills MechanismEntry itself.)
+template <auto function>
+consteval void install(MechanismEntry& entry) {
+    constexpr auto call = erased<function>;
+    if constexpr (requires { entry.check = call; })
+        entry.check = call;
+    else if constexpr (requires { entry.workspace = call; })
+        entry.workspace = call;
+    else if constexpr (requires { entry.forward = call; })
+        entry.forward = call;
+    else if constexpr (requires { entry.cost = call; })
+        entry.cost = call;
+    else
+        entry.error_bound = call;
+}
+
+template <auto function>
+struct OptionsOf;
+template <class Options, attend_status (*function)(const Options&, const ForwardArgs&, const Context&)>
+struct OptionsOf<function> {
+    static constexpr uint32_t size = sizeof(Options);
+};
+template <auto function>
+consteval uint32_t options_size() {
+    if constexpr (requires { OptionsOf<function>::size; })
+        return OptionsOf<function>::size;
+    else
+        return 0;
+}
+
+// The entry of a mechanism from its functions (check, workspace, forward, cost, error_bound, in any order; forward alone
+// must be there) and its tables.
+template <auto... functions, uint32_t num_options, uint32_t num_ports>
+consteval MechanismEntry described(const About& about, const OptionRow (&options)[num_options],
+                                   const attend_port (&ports)[num_ports]) {
+    MechanismEntry entry{};
+    entry.name = about.name;
+    entry.category = about.category;
+    entry.title = about.title;
+    entry.summary = about.summary;
+    entry.reference = about.reference;
+    entry.time_complexity = about.time;
+    entry.space_complexity = about.space;
+    entry.caps = about.caps;
+    entry.dtypes = about.dtypes;
+    entry.numerics = about.numerics;
+    entry.revision = about.revision;
+    entry.options = options;
+    entry.option_count = num_options;
+    entry.options_size = (options_size<functions>() + ...);
+    entry.ports = ports;
+    entry.port_count = num_ports;
+    (install<functions>(entry), ...);
+    return entry;
+}
 
 inline bool was_given(const attend_array& values, const char* name) {
     const attend_value* value = attend_find_option(&values, name);
