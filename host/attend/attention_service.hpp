@@ -41,7 +41,7 @@ struct ServiceSettings {
 // Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value likewise.
 // An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or F64.
 struct ForwardInputs {
-    Tensor query;
+    Tensor query;  // a Tensor{} stands for none, where the mechanism does without
     std::optional<Tensor> key, value;
     std::optional<Tensor> mask;                           // BOOL or U8, broadcastable to [B,H,Nq,Nk]; true = may attend
     std::optional<Tensor> bias;                           // float, likewise

@@ -112,7 +112,12 @@ Result<ForwardInputs> read_inputs(const std::string& path, const MechanismRecord
                              "; known: " + join_names(listed));
         }
     }
-    if (std::find(seen.begin(), seen.end(), "query") == seen.end())
+    const bool query_may_lack =
+        mechanism != nullptr &&
+        std::any_of(mechanism->ports.begin(), mechanism->ports.end(), [](const PortRecord& port) {
+            return port.role == ATTEND_Q && (port.flags & ATTEND_OPTIONAL) != 0;
+        });
+    if (!query_may_lack && std::find(seen.begin(), seen.end(), "query") == seen.end())
         return wrong_use(path + ": tensor \"query\" is missing; accepted: a file that holds it");
     return inputs;
 }

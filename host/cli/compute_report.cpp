@@ -22,7 +22,7 @@ std::uint64_t peak_bytes() {
 template <class Visit>
 void for_each_tensor(const ComputeReport& report, Visit visit) {
     const ForwardInputs& in = report.inputs;
-    visit("query", in.query);
+    if (in.query.data != nullptr || !in.query.shape.empty()) visit("query", in.query);
     for (const auto& [name, tensor] :
          {std::pair("key", &in.key), std::pair("value", &in.value), std::pair("mask", &in.mask),
           std::pair("bias", &in.bias), std::pair("query_lengths", &in.query_lengths),

@@ -67,9 +67,32 @@ const OptionSpec* MechanismRecord::find_option(std::string_view option) const {
     return found == options.end() ? nullptr : &*found;
 }
 
+std::string_view repeated_by(std::string_view name) {
+    const std::size_t open = name.find('{'), close = name.find('}', open);
+    return close == std::string_view::npos ? std::string_view() : name.substr(open + 1, close - open - 1);
+}
+
+std::string repeated_name(std::string_view text, std::int64_t number) {
+    const std::size_t open = text.find('{'), close = text.find('}', open);
+    if (close == std::string_view::npos) return std::string(text);
+    return std::string(text.substr(0, open)) + std::to_string(number) + std::string(text.substr(close + 1));
+}
+
+std::int64_t repeated_number(std::string_view port, std::string_view name) {
+    const std::size_t open = port.find('{'), close = port.find('}', open);
+    if (close == std::string_view::npos || name.substr(0, open) != port.substr(0, open)) return 0;
+    std::size_t end = open;
+    while (end < name.size() && end - open < 18 && name[end] >= '0' && name[end] <= '9') ++end;
+    if (end == open || name[open] == '0' || name.substr(end) != port.substr(close + 1)) return 0;
+    std::int64_t number = 0;
+    for (const char digit : name.substr(open, end - open)) number = number * 10 + (digit - '0');
+    return number;
+}
+
 const PortRecord* MechanismRecord::find_port(std::string_view port) const {
-    const auto found =
-        std::find_if(ports.begin(), ports.end(), [&](const PortRecord& record) { return record.name == port; });
+    const auto found = std::find_if(ports.begin(), ports.end(), [&](const PortRecord& record) {
+        return record.name == port || repeated_number(record.name, port) > 0;
+    });
     return found == ports.end() ? nullptr : &*found;
 }
 

@@ -276,6 +276,12 @@ std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, Mechani
         PortRecord port;
         if (auto failure = audit_port(*element<attend_port>(from->ports, row), *name, port)) return failure;
         if (!seen.insert(port.name).second) return bad(*name + ": port \"" + port.name + "\" is listed twice");
+        if (port.name.find_first_of("{}") != std::string::npos) {
+            const OptionSpec* by = to.find_option(repeated_by(port.name));
+            if ((port.flags & ATTEND_WEIGHT) == 0 || by == nullptr || by->type != OptionType::integer)
+                return bad(*name + ": port \"" + port.name +
+                           "\"; accepted in braces: an integer option, in the name of a weight");
+        }
         has_output = has_output || port.role == ATTEND_OUT;
         to.ports.push_back(std::move(port));
     }

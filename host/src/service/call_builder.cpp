@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <limits>
+#include <set>
 
 #include "service/call_layout.hpp"
 #include "service/status.hpp"
@@ -36,8 +37,10 @@ public:
         if (auto done = complete(&inputs); !done) return done.error();
         if (auto done = lay_out(inputs); !done) return done.error();
         if (auto done = solve_inputs(inputs); !done) return done.error();
+        if (auto done = bind_given_weights(inputs); !done) return done.error();
+        if (auto done = check_broadcasts(); !done) return done.error();
         if (auto done = describe(max_workers); !done) return done.error();
-        if (auto done = bind_weights(inputs); !done) return done.error();
+        if (auto done = initialise_weights(); !done) return done.error();
         if (auto done = describe_outputs(inputs); !done) return done.error();
         if (auto done = make_plan(); !done) return done.error();
         return plan_;
@@ -107,7 +110,7 @@ private:
         attend_plan_desc& desc = plan_->desc;
         desc.struct_size = sizeof desc;
         desc.batch = size_of("B", 1);
-        desc.num_q_heads = size_of("Hq", 1);
+        desc.num_q_heads = size_of("Hq", size_of("Hkv", 1));
         desc.num_kv_heads = size_of("Hkv", desc.num_q_heads);
         desc.q_len = size_of("Nq", 0);
         desc.kv_len = size_of("Nk", desc.q_len);
@@ -168,7 +171,8 @@ private:
         return {};
     }
 
-    Result<void> bind_weights(const ForwardInputs& inputs) {
+    // Their extents may bind symbols of the others, and sizes of the call.
+    Result<void> bind_given_weights(const ForwardInputs& inputs) {
         std::map<std::string, const Tensor*> given;
         for (const auto& [name, tensor] : inputs.weights) {
             const std::string folded = fold_name(name);
@@ -186,29 +190,51 @@ private:
                 return fail(ErrorCode::weight, "weight \"" + folded +
                                                    "\" is switched off by the options in force; accepted: a call "
                                                    "without it, or options that read it");
+            if (repeated_number(port->name, folded) > repetitions(*port))
+                return fail(ErrorCode::weight, "weight \"" + folded + "\" is switched off by the options in force: " +
+                                                   std::string(repeated_by(port->name)) + " is " +
+                                                   std::to_string(repetitions(*port)) +
+                                                   "; accepted: a call without it, or a larger value");
         }
-        // Given ones first: their extents may bind symbols of the others.
-        for (const PortRecord& port : mechanism_->ports) {
-            const auto at = given.find(port.name);
-            if (at == given.end()) continue;
-            if (auto done = match("weight \"" + port.name + "\"", at->second->shape,
-                                  *chosen(port, at->second->shape.size()), ErrorCode::weight);
-                !done)
-                return done;
-            plan_->weights.emplace_back(port.name, *at->second);
-        }
+        for (const PortRecord& port : mechanism_->ports)
+            for (std::int64_t number = 1; number <= repetitions(port); ++number) {
+                const std::string name = repeated_name(port.name, number);
+                const auto at = given.find(name);
+                if (at == given.end()) continue;
+                if (auto done = match("weight \"" + name + "\"", at->second->shape,
+                                      *chosen(port, at->second->shape.size()), ErrorCode::weight);
+                    !done)
+                    return done;
+                plan_->weights.emplace_back(name, *at->second);
+            }
         given_weights_ = plan_->weights.size();
+        return {};
+    }
+
+    // How many weights a port stands for: one, or as many as the option in its name says.
+    std::int64_t repetitions(const PortRecord& port) const {
+        const std::string_view by = repeated_by(port.name);
+        return by.empty() ? 1 : static_cast<std::int64_t>(option_number(by).value_or(0.0));
+    }
+
+    Result<void> initialise_weights() {
+        std::set<std::string> given;
+        for (const auto& [name, tensor] : plan_->weights) given.insert(name);
         for (const PortRecord& port : mechanism_->ports) {
-            if ((port.flags & ATTEND_WEIGHT) == 0 || (port.flags & ATTEND_OPTIONAL) || given.count(port.name) != 0)
-                continue;
+            if ((port.flags & ATTEND_WEIGHT) == 0 || (port.flags & ATTEND_OPTIONAL)) continue;
             const ShapeAlternative* wanted = chosen(port);
             if (wanted == nullptr) continue;
-            if (auto done = initialise_weight(port, *wanted); !done) return done;
+            for (std::int64_t number = 1; number <= repetitions(port); ++number) {
+                const std::string name = repeated_name(port.name, number);
+                if (given.count(name) != 0) continue;
+                if (auto done = initialise_weight(port, name, number, *wanted); !done) return done;
+            }
         }
         return {};
     }
 
-    Result<void> initialise_weight(const PortRecord& port, const ShapeAlternative& wanted) {
+    Result<void> initialise_weight(const PortRecord& port, const std::string& name, std::int64_t number,
+                                   const ShapeAlternative& wanted) {
         const Result<PortInit> init = PortInit::parse(port.init);
         if (!init) return init.error();
         const Result<Initialiser> chosen_init = init->choose(scope_);
@@ -218,9 +244,9 @@ private:
             const auto found = std::find_if(plan_->weights.begin(), plan_->weights.end(),
                                             [&](const auto& weight) { return weight.first == chosen_init->same_as; });
             if (found == plan_->weights.end())
-                return fail(ErrorCode::weight, "weight \"" + port.name + "\" is tied to \"" + chosen_init->same_as +
+                return fail(ErrorCode::weight, "weight \"" + name + "\" is tied to \"" + chosen_init->same_as +
                                                    "\", which does not exist here");
-            plan_->weights.emplace_back(port.name, found->second);
+            plan_->weights.emplace_back(name, found->second);
             return {};
         }
         Shape shape;
@@ -228,16 +254,17 @@ private:
             const auto extent = dim.evaluate(scope_);
             if (!extent)
                 return fail(ErrorCode::weight,
-                            "weight \"" + port.name + "\": the extent " + dim.text() + " has no value here");
+                            "weight \"" + name + "\": the extent " + dim.text() + " has no value here");
             shape.push_back(static_cast<std::int64_t>(*extent));
         }
         // Layout: the port tells by its help whether rows are inputs ([in, out]) or outputs.
         const bool out_first = port.help.find("[in, out]") == std::string::npos;
-        const std::string name =
-            mechanism_->name + "/" + (chosen_init->table_name.empty() ? port.name : chosen_init->table_name);
-        Result<Tensor> made = initialise(*chosen_init, shape, weight_seed_, name, out_first);
+        const std::string seeded =
+            mechanism_->name + "/" +
+            (chosen_init->table_name.empty() ? name : repeated_name(chosen_init->table_name, number));
+        Result<Tensor> made = initialise(*chosen_init, shape, weight_seed_, seeded, out_first);
         if (!made) return made.error();
-        plan_->weights.emplace_back(port.name, std::move(*made));
+        plan_->weights.emplace_back(name, std::move(*made));
         return {};
     }
 
@@ -334,19 +361,19 @@ private:
         tensors.resize(plan_->inputs.size() + plan_->outputs.size());
         std::vector<CallTensor> weights(plan_->weights.size());
         std::vector<attend_binding> bindings;
-        const auto bind = [&](CallTensor& to, const PortRecord& port, const Shape& shape, const Shape& strides,
-                              DType dtype, void* data) {
+        const auto bind = [&](CallTensor& to, std::uint32_t role, const std::string& name, const Shape& shape,
+                              const Shape& strides, DType dtype, void* data) {
             to.describe(shape, strides, dtype, data);
-            bindings.push_back({sizeof(attend_binding), port.role, port.name.c_str(), &to.tensor});
+            bindings.push_back({sizeof(attend_binding), role, name.c_str(), &to.tensor});
         };
         std::size_t next = 0;
         for (const BoundInput& bound : plan_->inputs)
-            bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
+            bind(tensors[next++], bound.port->role, bound.port->name, bound.shape, bound.strides, bound.dtype, nullptr);
         for (const BoundOutput& bound : plan_->outputs)
-            bind(tensors[next++], *bound.port, bound.shape, bound.strides, bound.dtype, nullptr);
+            bind(tensors[next++], bound.port->role, bound.port->name, bound.shape, bound.strides, bound.dtype, nullptr);
         next = 0;
         for (const auto& [name, tensor] : plan_->weights) {
-            bind(weights[next], *mechanism_->find_port(name), tensor.shape, tensor.strides, tensor.dtype, tensor.data);
+            bind(weights[next], 0, name, tensor.shape, tensor.strides, tensor.dtype, tensor.data);
             if (next >= given_weights_) weights[next].tensor.flags |= ATTEND_TENSOR_INITIALISED;
             ++next;
         }
@@ -465,7 +492,8 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
     for (const auto& [name, tensor] :
          {std::pair("query", &inputs.query), std::pair("key", inputs.key ? &*inputs.key : nullptr),
           std::pair("value", inputs.value ? &*inputs.value : nullptr)}) {
-        if (tensor == nullptr) continue;
+        if (tensor == nullptr || (tensor == &inputs.query && tensor->data == nullptr && tensor->shape.empty()))
+            continue;
         if (!is_model_float(tensor->dtype))
             return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) +
                         "; accepted: F32, F16, BF16, F64");
@@ -486,7 +514,9 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
             tensor = std::move(*done);
         return done.ok();
     };
-    bool good = to(converted.query, types.query) && (!converted.key || to(*converted.key, types.key_value)) &&
+    const bool has_query = inputs.query.data != nullptr || !inputs.query.shape.empty();
+    bool good = (!has_query || to(converted.query, types.query)) &&
+                (!converted.key || to(*converted.key, types.key_value)) &&
                 (!converted.value || to(*converted.value, types.key_value));
     if (good && converted.bias) {
         if (!is_model_float(converted.bias->dtype))

@@ -133,6 +133,9 @@ protected:
                spec->choices[static_cast<std::size_t>(std::get<std::int64_t>(value->value))] == "projected";
     }
 
+    // ForwardInputs always has a query; one without extents and memory stands for none.
+    static bool is_absent(const Tensor& query) { return query.data == nullptr && query.shape.empty(); }
+
     // One tensor of the request and the port that takes it.
     Result<void> add_input(const PortRecord& port, Source source, std::size_t index, const Tensor& tensor) {
         BoundInput bound{&port, source, index, tensor.dtype, tensor.shape, tensor.strides};
@@ -159,13 +162,18 @@ protected:
         };
         const auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; };
         const Given given[] = {
-            {ATTEND_Q, "query", Source::query, &inputs.query},
+            {ATTEND_Q, "query", Source::query, is_absent(inputs.query) ? nullptr : &inputs.query},
             {ATTEND_K, "key", Source::key, pointer(inputs.key)},
             {ATTEND_V, "value", Source::value, pointer(inputs.value)},
             {ATTEND_MASK, "mask", Source::mask, pointer(inputs.mask)},
             {ATTEND_BIAS, "bias", Source::bias, pointer(inputs.bias)},
             {ATTEND_Q_LENGTHS, "query_lengths", Source::query_lengths, pointer(inputs.query_lengths)},
             {ATTEND_K_LENGTHS, "key_lengths", Source::key_lengths, pointer(inputs.key_lengths)}};
+        for (const PortRecord& port : mechanism_->ports)
+            if (port.flags & ATTEND_INPUT) scope_.inputs[port.name] = false;
+        for (const Given& entry : given)
+            if (entry.tensor != nullptr) scope_.inputs[entry.name] = true;
+        for (const auto& [name, tensor] : inputs.extra) scope_.inputs[fold_name(name)] = true;
         for (const Given& entry : given) {
             const PortRecord* port = port_of_role(entry.role);
             if (port == nullptr && entry.role <= ATTEND_V) {
@@ -186,9 +194,16 @@ protected:
             }
             const Tensor* tensor = entry.tensor;
             Source source = entry.source;
-            if (tensor == nullptr && port->init == "query") tensor = &inputs.query, source = Source::query;
-            if (tensor == nullptr && port->init == "key")
-                tensor = inputs.key ? &*inputs.key : &inputs.query, source = inputs.key ? Source::key : Source::query;
+            // Absent values are the keys, absent keys the queries, where the ports say so.
+            std::string stands_in = tensor == nullptr ? port->init : std::string();
+            if (stands_in == "key") {
+                const PortRecord* key = port_of_role(ATTEND_K);
+                if (inputs.key)
+                    tensor = &*inputs.key, source = Source::key;
+                else
+                    stands_in = key != nullptr ? key->init : "query";
+            }
+            if (stands_in == "query" && !is_absent(inputs.query)) tensor = &inputs.query, source = Source::query;
             if (tensor == nullptr) {
                 if (port->flags & ATTEND_OPTIONAL) continue;
                 return fail(ErrorCode::shape,
@@ -198,7 +213,8 @@ protected:
             if (shape->broadcast) {
                 if (auto done = align_broadcast(plan_->inputs.back()); !done) return done;
             } else if (entry.role <= ATTEND_V) {
-                if (auto done = align_rank(plan_->inputs.back(), shape->dims.size(), entry.role == ATTEND_Q); !done)
+                const ShapeAlternative* fitting = chosen(*port, tensor->shape.size());
+                if (auto done = align_rank(plan_->inputs.back(), fitting->dims.size(), entry.role == ATTEND_Q); !done)
                     return done;
             }
         }
@@ -321,7 +337,9 @@ protected:
     }
 
     Result<void> solve_inputs(const ForwardInputs&) {
-        if (projected()) {
+        const PortRecord* query_port = port_of_role(ATTEND_Q);
+        const bool own_sizes = query_port != nullptr && (query_port->flags & ATTEND_OPTIONAL) != 0;
+        if (projected() && !own_sizes) {
             const auto query = std::find_if(plan_->inputs.begin(), plan_->inputs.end(),
                                             [](const BoundInput& bound) { return bound.port->role == ATTEND_Q; });
             const std::int64_t width = query->shape.back();
@@ -361,7 +379,16 @@ protected:
             const auto at = scope_.symbols.find(name);
             return at == scope_.symbols.end() ? std::optional<double>() : at->second;
         };
-        if (!number("Nk") && number("Nq")) scope_.symbols["Nk"] = *number("Nq") + number("Np").value_or(0);
+        if (!number("Nk") && number("T") && number("n"))
+            scope_.symbols["Nk"] = *number("T") * *number("n");
+        else if (!number("Nk") && number("Nq"))
+            scope_.symbols["Nk"] = *number("Nq") + number("Np").value_or(0);
+        if (!projected() && own_sizes && !number("Hq"))
+            if (const std::optional<double> heads = option_number("heads")) scope_.symbols["Hq"] = *heads;
+        return {};
+    }
+
+    Result<void> check_broadcasts() {
         for (const BoundInput& bound : plan_->inputs) {
             const ShapeAlternative& wanted = *chosen(*bound.port);
             if (!wanted.broadcast) continue;
@@ -383,7 +410,7 @@ protected:
                                   "; accepted: [" + wanted.text + "]");
         for (std::size_t axis = 0; axis < shape.size(); ++axis) {
             const Expression& dim = wanted.dims[axis];
-            if (const auto expected = dim.evaluate(scope_)) {
+            if (const auto expected = dim.evaluate(scope_, true)) {
                 if (static_cast<double>(shape[axis]) != *expected)
                     return fail(code, name + " " + shape_text(shape) + " has " + std::to_string(shape[axis]) +
                                           " at axis " + std::to_string(axis) +

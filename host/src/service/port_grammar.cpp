@@ -98,7 +98,11 @@ const OptionSpec* PortScope::spec(std::string_view name) const {
 std::optional<double> PortScope::number(std::string_view name) const {
     if (const auto found = symbols.find(name); found != symbols.end()) return found->second;
     const OptionValue* value = option(name);
-    if (value == nullptr || value->type == OptionType::none) return std::nullopt;
+    if (value == nullptr) {
+        const auto input = inputs.find(name);
+        return input == inputs.end() ? std::nullopt : std::optional(input->second ? 1.0 : 0.0);
+    }
+    if (value->type == OptionType::none) return std::nullopt;
     if (const bool* flag = std::get_if<bool>(&value->value)) return *flag ? 1.0 : 0.0;
     if (const std::int64_t* integer = std::get_if<std::int64_t>(&value->value)) return static_cast<double>(*integer);
     if (const double* real = std::get_if<double>(&value->value)) return *real;
@@ -106,7 +110,7 @@ std::optional<double> PortScope::number(std::string_view name) const {
 }
 
 struct Expression::Node {
-    enum class Kind { number, name, add, subtract, multiply, divide, either, root, least, greatest };
+    enum class Kind { number, name, add, subtract, multiply, divide, either, given, root, least, greatest };
     Kind kind{Kind::number};
     double number{};
     std::string name;
@@ -129,14 +133,16 @@ public:
         return expression;
     }
 
-    static std::optional<double> evaluate(const Node& node, const PortScope& scope) {
+    static std::optional<double> evaluate(const Node& node, const PortScope& scope, bool open) {
         if (node.kind == Kind::number) return node.number;
         if (node.kind == Kind::name) return scope.number(node.name);
-        const std::optional<double> a = evaluate(*node.children[0], scope);
-        if (node.kind == Kind::either) return a ? a : evaluate(*node.children[1], scope);
+        const std::optional<double> a = evaluate(*node.children[0], scope, open);
+        if (node.kind == Kind::given && open) return a;
+        if (node.kind == Kind::either || node.kind == Kind::given)
+            return a ? a : evaluate(*node.children[1], scope, open);
         if (!a) return std::nullopt;
         if (node.kind == Kind::root) return std::sqrt(*a);
-        const std::optional<double> b = evaluate(*node.children[1], scope);
+        const std::optional<double> b = evaluate(*node.children[1], scope, open);
         if (!b) return std::nullopt;
         switch (node.kind) {
             case Kind::add: return *a + *b;
@@ -217,6 +223,8 @@ private:
         const bool root = node->name == "sqrt";
         if (node->name == "or")
             node->kind = Kind::either;
+        else if (node->name == "given")
+            node->kind = Kind::given;
         else if (node->name == "min")
             node->kind = Kind::least;
         else if (node->name == "max")
@@ -241,14 +249,20 @@ private:
 
 Result<Expression> Expression::parse(std::string_view text) { return ExpressionParser(trim(text)).parse(); }
 
-std::optional<double> Expression::evaluate(const PortScope& scope) const {
-    return ExpressionParser::evaluate(*root_, scope);
+std::optional<double> Expression::evaluate(const PortScope& scope, bool open) const {
+    return ExpressionParser::evaluate(*root_, scope, open);
 }
 
 std::optional<std::string> Expression::bindable(const PortScope& scope) const {
     const Node* node = root_.get();
-    while (node->kind == Node::Kind::either && !ExpressionParser::evaluate(*node->children[0], scope))
-        node = node->children[1].get();
+    for (;;) {
+        if (node->kind == Node::Kind::given)
+            node = node->children[0].get();
+        else if (node->kind == Node::Kind::either && !ExpressionParser::evaluate(*node->children[0], scope, true))
+            node = node->children[1].get();
+        else
+            break;
+    }
     if (node->kind != Node::Kind::name || scope.spec(node->name) != nullptr) return std::nullopt;
     return node->name;
 }

@@ -6,7 +6,8 @@
 //   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
 //   guard       = term { "&" term } ;  term = expr | "!" expr | expr ( "=" | "!=" ) value ;
 //   expr        = sums, products and quotients of integers, decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
-//                 symbols, or(a,b) (a if it has a value), sqrt(a), min(a,b), max(a,b) and parentheses.
+//                 symbols, or(a,b) (a if it has a value), given(a,b) (what a given tensor binds a to, else b), sqrt(a), min(a,b),
+//                 max(a,b) and parentheses.
 // The first alternative whose guard holds counts (of a tensor's rank, where several do); if none does, the port does not exist in this mode.
 #pragma once
 
@@ -29,17 +30,19 @@ struct PortScope {
     std::map<std::string, double, std::less<>> symbols;
     const std::vector<OptionSpec>* specs{};
     const std::vector<OptionValue>* values{};
+    std::map<std::string, bool, std::less<>> inputs{};  // those of the mechanism, and whether the call has them
 
     [[nodiscard]] const OptionValue* option(std::string_view name) const;
     [[nodiscard]] const OptionSpec* spec(std::string_view name) const;
-    // A symbol, or an option that is a number or a boolean and has a value.
+    // A symbol, or an option that is a number or a boolean and has a value, or 1 for an input that is there and 0 else.
     [[nodiscard]] std::optional<double> number(std::string_view name) const;
 };
 
 class Expression {
 public:
     static Result<Expression> parse(std::string_view text);
-    [[nodiscard]] std::optional<double> evaluate(const PortScope& scope) const;
+    // open: given(a,b) has no value as long as nothing has bound a.
+    [[nodiscard]] std::optional<double> evaluate(const PortScope& scope, bool open = false) const;
     // The name, if the expression comes down to a single symbol without a value that is no option: the tensor's extent
     // binds it.
     [[nodiscard]] std::optional<std::string> bindable(const PortScope& scope) const;

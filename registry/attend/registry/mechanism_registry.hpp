@@ -23,6 +23,14 @@ struct PortRecord {
     std::uint64_t dtypes{};
 };
 
+// A port whose name holds an option in braces stands for one weight per number from 1 to the option's value.
+// The option's name; empty: an ordinary port.
+[[nodiscard]] std::string_view repeated_by(std::string_view name);
+// The text with the braces replaced by a number.
+[[nodiscard]] std::string repeated_name(std::string_view text, std::int64_t number);
+// The number that makes `name` of the repeated port's name, 0 if there is none.
+[[nodiscard]] std::int64_t repeated_number(std::string_view port, std::string_view name);
+
 // One mechanism as the host knows it: a copy of everything its plugin said about it, and the functions.
 struct MechanismRecord {
     std::string name, category, title, summary, reference, time_complexity, space_complexity;
@@ -43,6 +51,7 @@ struct MechanismRecord {
 
     [[nodiscard]] std::string qualified_name() const { return plugin_id + "/" + name; }
     [[nodiscard]] const OptionSpec* find_option(std::string_view option) const;
+    // By its name, or the repeated port that has a weight of this name ("s_{layers}.wq" for "s_2.wq").
     [[nodiscard]] const PortRecord* find_port(std::string_view port) const;
     [[nodiscard]] bool has(std::uint64_t capability) const { return (caps & capability) == capability; }
 };

@@ -2,6 +2,7 @@
 // Initialisers and the port grammar.
 #include <cmath>
 
+#include "attend/registry/mechanism_registry.hpp"
 #include "service/port_grammar.hpp"
 #include "service/weights.hpp"
 #include "support/catch.hpp"
@@ -74,6 +75,19 @@ TEST_CASE("weights: constants, identity, orthogonal") {
     CHECK_FALSE(attend::initialise(Initialiser{"nonsense", {}, "", ""}, {2}, 0, "m/W", true).ok());
 }
 
+TEST_CASE("ports: names that stand for several weights") {
+    CHECK(attend::repeated_by("s_{layers}.wq") == "layers");
+    CHECK(attend::repeated_by("wq").empty());
+    CHECK(attend::repeated_name("s_{layers}.Wq", 12) == "s_12.Wq");
+    CHECK(attend::repeated_name("wq", 3) == "wq");
+    CHECK(attend::repeated_number("s_{layers}.wq", "s_3.wq") == 3);
+    CHECK(attend::repeated_number("s_{layers}.wq", "s_42.wq") == 42);
+    for (const char* other : {"s_0.wq", "s_03.wq", "s_.wq", "s_1.wk", "t_1.wq", "s_1", "s_1.wq2", "", "wq",
+                              "s_9999999999999999999.wq", "s_{layers}.wq"})
+        CHECK(attend::repeated_number("s_{layers}.wq", other) == 0);
+    CHECK(attend::repeated_number("wq", "wq") == 0);
+}
+
 TEST_CASE("ports: expressions, alternatives and guards") {
     attend::OptionSpec flag, mode, number;
     flag.name = "flag", flag.type = attend::OptionType::boolean;
@@ -111,6 +125,19 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     CHECK(init.name == "normal");
     CHECK(init.table_name == "Wo");
     CHECK(init.arguments[1] == Approx(0.02 / 3));
+    // given(a,b): open while a tensor may still bind a, and b if none did.
+    const attend::Expression latents = attend::Expression::parse("or(number,given(L,512))").value();
+    CHECK_FALSE(latents.evaluate(scope, true).has_value());
+    CHECK(latents.bindable(scope) == "L");
+    CHECK(latents.evaluate(scope) == 512.0);
+    scope.symbols["L"] = 7.0;
+    CHECK(latents.evaluate(scope, true) == 7.0);
+    CHECK(latents.evaluate(scope) == 7.0);
+    // Guards see which inputs the call has.
+    scope.inputs = {{"query", true}, {"bias", false}};
+    CHECK(chosen("bias: E | query: H | 7") == "H");
+    CHECK(chosen("!query: E | !bias: E,H") == "E,H");
+    CHECK(chosen("absent: E | !absent: E") == "none");
     CHECK_FALSE(attend::PortShape::parse("E,,H").ok());
     CHECK_FALSE(attend::PortShape::parse("a b").ok());
 }

@@ -290,6 +290,10 @@ inline void keep(Carver& carver, const MechanismEntry& entry, const attend_plan_
         if (!binding.tensor || !binding.tensor->data || binding.role != 0) continue;
         const auto rank = static_cast<uint64_t>(binding.tensor->ndim);
         auto* extents = carver.take<int64_t>(2 * rank);
+        // Repeated weights have names that stand in no table.
+        const uint64_t bytes = attend_text_length(binding.name) + 1;
+        char* name = carver.take<char>(bytes);
+        if (name) attend_copy_sized(name, static_cast<uint32_t>(bytes), binding.name, static_cast<uint32_t>(bytes));
         if (weights) {
             tensors[next] = *binding.tensor;
             for (uint64_t axis = 0; axis < rank; ++axis) {
@@ -299,9 +303,7 @@ inline void keep(Carver& carver, const MechanismEntry& entry, const attend_plan_
             tensors[next].shape = extents;
             tensors[next].strides = extents + rank;
             weights[next] = {sizeof(attend_binding), 0, "", &tensors[next]};
-            for (uint32_t port = 0; port < entry.port_count; ++port)
-                if (attend_text_equal(entry.ports[port].name, binding.name))
-                    weights[next].name = entry.ports[port].name;
+            weights[next].name = name;
         }
         ++next;
     }
@@ -429,8 +431,12 @@ inline attend_status execute(const attend_plan* plan, const attend_exec* call, a
         const attend_binding* binding = attend_binding_at(&call->bindings, at);
         if (binding->role >= ATTEND_Q && binding->role <= ATTEND_K_LENGTHS) *roles[binding->role - 1] = binding->tensor;
     }
-    if (!args.query || !args.output)
-        return fail(error, ATTEND_INVALID_ARGUMENT, Message{} << entry.name << ": query and output must be bound",
+    bool query_needed = true;
+    for (uint32_t at = 0; at < entry.port_count; ++at)
+        if (entry.ports[at].role == ATTEND_Q) query_needed = (entry.ports[at].flags & ATTEND_OPTIONAL) == 0;
+    if ((query_needed && !args.query) || !args.output)
+        return fail(error, ATTEND_INVALID_ARGUMENT,
+                    Message{} << entry.name << (query_needed ? ": query and output" : ": output") << " must be bound",
                     "bindings");
     const attend_plan_desc& desc = plan->desc;
     if (attend_status status = check_lengths(entry, args.query_lengths, desc.batch, desc.q_len, "query_lengths", error))
