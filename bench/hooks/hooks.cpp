@@ -48,7 +48,7 @@ extern "C" double ATTEND_KERNEL(bench_hook_run)(Hook hook, int64_t length, int64
         described[at].strides = strides;
         described[at].align = 4;
     }
-    const attend_key_segment segment{&described[1], &described[2], 0, 0};
+    const attend_key_segment segment{&described[1], &described[2], 0, 0, nullptr};
     attend_tile_problem problem{};
     problem.query = &described[0];
     problem.segments = &segment;

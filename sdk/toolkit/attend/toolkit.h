@@ -33,9 +33,27 @@ typedef struct attend_query_tile {
     int64_t first_position, last_position; /* smallest and largest lane_position */
     int64_t kv_len;                        /* keys of the main segments, cut at this item's key length */
     const int32_t *lane_query;    /* i, the logical query index */
-    const int32_t *lane_head;     /* h, the query head */
+    const int32_t *lane_head;     /* h, the query head; with maps, the map's head for it */
     const int32_t *lane_position; /* i' = i + offset of the item: the query's place on the key axis, cut at +-2^30 */
+    const int32_t *lane_row;      /* row of the query tensor */
+    int64_t map;                  /* number of the softmax map (attend_tile_hooks), 0 without maps */
+    float *queries;               /* [D][lane_stride], times scale: what the product reads; NULL with products of bf16 pairs */
+    float *memory;                /* tile_floats of attend_tile_hooks, kept from the tile's start to its end; NULL if 0 */
 } attend_query_tile;
+
+struct attend_key_segment;
+
+/* Rows of keys that the query tiles of a group share, as float32: keys[row * row_stride + d * feature_stride] is
+   feature d of main key first_key + row. */
+typedef struct attend_key_block {
+    const struct attend_key_segment *segment;
+    int64_t batch, kv_head, map;
+    int64_t first_key, num_keys;
+    int64_t first_position, last_position; /* smallest and largest lane_position of the tiles of the group */
+    float *keys;                           /* may be changed by the keys hook alone */
+    int64_t row_stride, feature_stride;
+    float *memory;                         /* block_floats, the worker's own: kept until its next block */
+} attend_key_block;
 
 /* A tile of scores: scores[row * queries->lane_stride + lane] belongs to key first_key + row (or key_index[row] where
    that is not NULL). A hook may write any lane of the stride; what it writes past num_lanes is never used. */
@@ -44,6 +62,8 @@ typedef struct attend_score_tile {
     float *scores;
     int64_t first_key, num_keys;
     const int32_t *key_index;
+    const attend_key_block *block; /* what the rows belong to: row r is row first_key - block->first_key + r; NULL without hooks */
+    float *scratch;                /* scratch_floats of attend_tile_hooks, the worker's own; NULL if 0 */
 } attend_score_tile;
 
 /* Changes scores in place (minus infinity hides a key), after scale and softcap, before bias, mask and softmax. */
@@ -67,7 +87,73 @@ typedef struct attend_key_segment {
        float32 queries; always-visible ones any of the three. */
     const attend_tensor *key, *value;
     uint32_t flags, reserved0;
+    const attend_tensor *const *map_key; /* the keys of each softmax map, shaped as key; NULL: `key` for all maps */
 } attend_key_segment;
+
+/* Hooks of mechanisms beside `score`, `keys` and `keep`. All functions are called by one worker at a time with its own
+   tile, may be NULL, and get `user`. Any of them (finish alone excepted) keeps bf16 tensors off the products of bf16 pairs; calls with
+   hooks do not go the way of few queries. */
+
+/* Queries of a tile have been loaded: changes tile->queries in place, prepares tile->memory. */
+typedef void (*attend_queries_fn)(const void *user, const attend_query_tile *tile);
+/* A block of keys has been taken up for a group of tiles: changes a copy of the keys (with ATTEND_HOOKS_CHANGE_KEYS, then rows
+   lie without gaps), prepares block->memory. Not called for always-visible segments. */
+typedef void (*attend_key_block_fn)(const void *user, const attend_key_block *block);
+/* Scores have become weights relative to the row's running base, dropout included, hidden ones zero: adds to sums
+   [num_sums][lane_stride], which the engine rescales and normalises like the output. */
+typedef void (*attend_weights_fn)(const void *user, const attend_score_tile *tile, float *sums);
+
+typedef struct attend_finished_tile {
+    const attend_query_tile *queries; /* of map 0 */
+    float *values;                    /* [Dv][lane_stride], normalised; of map 0: what will be stored */
+    float *sums;                      /* [num_sums][lane_stride], normalised */
+    float *lse;                       /* [lane_stride], natural logarithm; what will be stored. NULL without ATTEND_HOOKS_LSE */
+    float *const *map_values;         /* num_maps times values */
+    float *const *map_lse;            /* num_maps times lse; NULL without ATTEND_HOOKS_LSE */
+} attend_finished_tile;
+/* All keys have been seen: changes values (and lse) before they are stored. */
+typedef void (*attend_finish_fn)(const void *user, const attend_finished_tile *tile);
+
+#define ATTEND_KEYS_NONE 0u
+#define ATTEND_KEYS_SOME 1u
+#define ATTEND_KEYS_ALL 2u
+/* Which of the keys [begin, end) the tile's map sees; for SOME the problem's keep hook decides pair by pair. */
+typedef uint32_t (*attend_map_keys_fn)(const void *user, const attend_query_tile *tile, int64_t begin, int64_t end);
+/* Factor of each lane's weights in `scores`, which are summed over the maps; called after finish. */
+typedef void (*attend_map_share_fn)(const void *user, const attend_query_tile *tile, float *share);
+
+/* One of several softmax maps over the same rows and values; head h of the output reads the map's query head h and counts
+   as head first_head + h * head_step in mask, bias, dropout and lane_head. */
+typedef struct attend_softmax_map {
+    const attend_tensor *query; /* as the problem's query, which is that of map 0 */
+    const attend_tensor *lse;   /* [B, Hq, Nq], written, or NULL */
+    int64_t first_head, head_step;
+} attend_softmax_map;
+
+#define ATTEND_HOOKS_CHANGE_KEYS (1u << 0)
+#define ATTEND_HOOKS_LSE (1u << 1)         /* finish and close read lse */
+#define ATTEND_HOOKS_SHARED_SCORES (1u << 2) /* all maps have the scores of map 0, which are computed once; each hides its own */
+
+typedef struct attend_tile_hooks {
+    uint32_t flags, num_maps; /* 0 or 1: one */
+    const void *user;
+    attend_queries_fn queries;
+    attend_key_block_fn keys;
+    attend_score_fn content; /* changes scores after scale and before softcap */
+    attend_weights_fn weights;
+    attend_finish_fn finish;
+    /* Called after each range that the problem's keys hook has visited, with that range's softmax alone; then the
+       softmax starts anew. What the rows become in the end, values and lse, is left to finish. The ranges must be the
+       same for all tiles of an item. */
+    attend_finish_fn close;
+    int64_t num_sums;
+    int64_t tile_floats, block_floats, scratch_floats;
+    int64_t max_group; /* upper bound of the tiles that share a block; 0 = the engine chooses */
+    const attend_softmax_map *maps;
+    attend_map_keys_fn map_keys;
+    attend_map_share_fn map_share;
+    int64_t mask_heads; /* extent of mask and bias in the dimension of heads; 0 = Hq */
+} attend_tile_hooks;
 
 #define ATTEND_TILE_CAUSAL (1u << 0)
 #define ATTEND_TILE_OFFSET_PER_ITEM (1u << 1) /* offset = key length - query length of the item */
@@ -111,6 +197,7 @@ typedef struct attend_tile_problem {
     attend_score_fn score;
     const void *score_user;
     const int32_t *query_index, *key_index; /* logical i and j of each row, ascending; NULL = the row number */
+    const attend_tile_hooks *hooks;
 } attend_tile_problem;
 
 /* Scratch for attend_tile_forward, from shapes alone (data pointers may be NULL). */

@@ -149,7 +149,7 @@ private:
         const View k(buffers_.k, 4, {1, heads, key_count, d}, {key_count * heads * d, d, heads * d, 1});
         const View v(buffers_.v, 4, {1, heads, key_count, dv}, {key_count * heads * dv, dv, heads * dv, 1});
         const View o(buffers_.attended, 4, {1, heads, count, dv}, {count * heads * dv, dv, heads * dv, 1});
-        const attend_key_segment segment{&k.tensor, &v.tensor, 0, 0};
+        const attend_key_segment segment{&k.tensor, &v.tensor, 0, 0, nullptr};
         attend_tile_problem problem{};
         problem.query = &q.tensor;
         problem.segments = &segment;
@@ -227,7 +227,7 @@ extern "C" uint64_t ATTEND_KERNEL(attend_experts_workspace)(const attend_experts
         const View k(nullptr, 4, {1, x->heads, desc.kv_len, x->key_dim}, {1, 1, 1, 1});
         const View v(nullptr, 4, {1, x->heads, desc.kv_len, x->value_dim}, {1, 1, 1, 1});
         const View o(nullptr, 4, {1, x->heads, rows, x->value_dim}, {1, 1, 1, 1});
-        const attend_key_segment segment{&k.tensor, &v.tensor, 0, 0};
+        const attend_key_segment segment{&k.tensor, &v.tensor, 0, 0, nullptr};
         attend_tile_problem problem{};
         problem.query = &q.tensor;
         problem.segments = &segment;

@@ -141,7 +141,9 @@ void check_segments(Checker& check, const attend_tile_problem& problem) {
 void check_broadcast(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes,
                      const attend_tensor* tensor, const char* name, bool f32) {
     if (tensor == nullptr || !check.ok()) return;
-    int64_t extents[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.main_keys};
+    const int64_t heads =
+        problem.hooks != nullptr && problem.hooks->mask_heads > 0 ? problem.hooks->mask_heads : sizes.q_heads;
+    int64_t extents[4] = {sizes.batch, heads, sizes.q_len, sizes.main_keys};
     if (problem.query_index != nullptr) extents[2] = any_extent;
     if (problem.key_index != nullptr) extents[3] = any_extent;
     constexpr const char* shape = "[B, Hq, Nq, Nk], each 1 or whole";
@@ -191,6 +193,42 @@ void check_numbers(Checker& check, const attend_tile_problem& problem, const Til
     }
 }
 
+void check_hooks(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes) {
+    if (problem.hooks == nullptr || !check.ok()) return;
+    const attend_tile_hooks& hooks = *problem.hooks;
+    check.number(int64_t{hooks.num_maps} <= most_maps, "hooks", "at most 16 maps");
+    check.number(hooks.num_sums >= 0 && hooks.tile_floats >= 0 && hooks.block_floats >= 0 &&
+                     hooks.scratch_floats >= 0 && hooks.max_group >= 0 && hooks.mask_heads >= 0,
+                 "hooks", "sizes of 0 or more");
+    check.number(sizes.maps == 1 || hooks.maps != nullptr || (hooks.flags & ATTEND_HOOKS_SHARED_SCORES) != 0, "hooks",
+                 "a description of each map, or shared scores");
+    check.number(hooks.close == nullptr || (hooks.finish != nullptr && problem.keys != nullptr), "hooks",
+                 "close together with finish and ranges of keys");
+    check.number(hooks.close == nullptr || problem.scores == nullptr, "scores", "no scores where ranges are closed");
+    check.number(sizes.maps == 1 || !sizes.average, "scores", "no mean over heads of several maps");
+    for (int64_t map = 0; hooks.maps != nullptr && map < sizes.maps && check.ok(); ++map) {
+        const int64_t rows[4] = {sizes.batch, sizes.q_heads, sizes.q_len, sizes.head_dim};
+        check.number(hooks.maps[map].query != nullptr, "hooks", "queries of each map");
+        if (!check.ok()) return;
+        check.stored(hooks.maps[map].query, "query", 4, rows, "[B, Hq, Nq, D] for each map");
+        if (check.ok() && storage_of(hooks.maps[map].query) != storage_of(problem.query))
+            check.type(hooks.maps[map].query, "query", "one type for all maps");
+        if (hooks.maps[map].lse != nullptr) check.f32(hooks.maps[map].lse, "lse", 3, rows, "[B, Hq, Nq]");
+    }
+    for (uint32_t index = 0; index < problem.num_segments && check.ok(); ++index) {
+        const attend_key_segment& segment = problem.segments[index];
+        if (segment.map_key == nullptr) continue;
+        for (int64_t map = 0; map < sizes.maps && check.ok(); ++map) {
+            const attend_tensor* key = segment.map_key[map];
+            check.number(key != nullptr, "segments", "keys of each map");
+            if (!check.ok()) return;
+            check.stored(key, "key", 4, segment.key->shape, "[B, Hkv, Nk, D] for each map");
+            if (check.ok() && storage_of(key) != storage_of(segment.key))
+                check.type(key, "key", "one type for all maps");
+        }
+    }
+}
+
 }  // namespace
 
 attend_status check_tile_problem(const attend_tile_problem& problem, attend_error* error) {
@@ -225,6 +263,7 @@ attend_status check_tile_problem(const attend_tile_problem& problem, attend_erro
     check.lengths(problem.key_lengths, "key_lengths", sizes.batch,
                   problem.key_index != nullptr ? INT32_MAX : sizes.main_keys);
     if (check.ok()) check_numbers(check, problem, sizes);
+    check_hooks(check, problem, sizes);
     return check.status();
 }
 

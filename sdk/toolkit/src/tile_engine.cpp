@@ -37,6 +37,9 @@ void write_empty_rows(const TileRun& run, const TileRows& rows) {
                 __builtin_memset(to + c * run.output.strides[3], 0, static_cast<size_t>(bytes));
         }
         if (run.lse.present) *run.lse.at(rows.batch, head, row) = -infinity;
+        for (int64_t map = 0; run.hooks->maps != nullptr && map < run.sizes.maps; ++map)
+            if (const TensorView<float, 3> lse = view_of<float, 3>(run.hooks->maps[map].lse); lse.present)
+                *lse.at(rows.batch, head, row) = -infinity;
     }
 }
 
@@ -49,12 +52,15 @@ public:
           scratch_(scratch),
           block_(scratch.keys, scratch.values, run.sizes.head_dim, run.sizes.value_dim, run.dots) {}
 
-    // The tile's rows see at least the chance of a key; at most max_group tiles, of one key head.
-    void add(const TileRows& rows) {
+    // The tile's rows see at least the chance of a key; at most max_group tiles, of one key head. With softmax maps each
+    // has a worker for the same rows, one behind the other.
+    void add(TileRows rows) {
         batch_ = rows.batch;
         kv_head_ = rows.kv_head;
-        new (&worker(count_)) TileWorker(run_, scratch_, scratch_.states[count_], rows);
-        ++count_;
+        for (rows.map = 0; rows.map < run_.sizes.maps; ++rows.map) {
+            new (&worker(count_)) TileWorker(run_, scratch_, scratch_.states[count_], rows);
+            ++count_;
+        }
     }
 
     void run() {
@@ -62,9 +68,14 @@ public:
         for (int64_t at = 0; at < count_; ++at) {
             if (at + 1 < count_) worker(at + 1).fetch_queries();
             worker(at).start();
+            first_position_ = lesser(first_position_, worker(at).tile().first_position);
+            last_position_ = greater(last_position_, worker(at).tile().last_position);
         }
         walk(Pass::forward);
-        for (int64_t at = 0; at < count_; ++at) worker(at).finish();
+        if (run_.hooks->finish != nullptr || run_.sizes.maps > 1)
+            finish_with_hooks();
+        else
+            for (int64_t at = 0; at < count_; ++at) worker(at).finish();
         if (!run_.scores.present && !run_.average.present) return;
         for (int64_t at = 0; at < count_; ++at) worker(at).start_weights();
         walk(run_.scores.present ? Pass::weights : Pass::add_weights);
@@ -73,14 +84,53 @@ public:
 private:
     TileWorker& worker(int64_t at) { return reinterpret_cast<TileWorker*>(space_)[at]; }
 
+    void finish_with_hooks() {
+        const attend_tile_hooks& hooks = *run_.hooks;
+        // With close hooks every range has been settled.
+        if (hooks.close == nullptr)
+            for (int64_t at = 0; at < count_; ++at) worker(at).settle();
+        if (hooks.finish != nullptr) call(hooks.finish);
+        for (int64_t at = 0; at < count_; ++at) worker(at).store_settled();
+    }
+
+    // A hook on finished tiles, for the rows of each.
+    void call(attend_finish_fn hook) {
+        float *values[most_maps], *lse[most_maps];
+        for (int64_t at = 0; at < count_; at += run_.sizes.maps) {
+            for (int64_t map = 0; map < run_.sizes.maps; ++map) {
+                values[map] = worker(at + map).values();
+                lse[map] = worker(at + map).lse();
+            }
+            const bool with_lse = run_.needs_lse;
+            const attend_finished_tile tile{&worker(at).tile(),          values[0], worker(at).sums(),
+                                            with_lse ? lse[0] : nullptr, values,    with_lse ? lse : nullptr};
+            hook(run_.hooks->user, &tile);
+        }
+    }
+
+    void close_range() {
+        for (int64_t at = 0; at < count_; ++at) worker(at).settle();
+        call(run_.hooks->close);
+        for (int64_t at = 0; at < count_; ++at) worker(at).restart();
+    }
+
     void walk(Pass pass) {
         pass_ = pass;
         first_ = 0;
         last_ = count_;
-        if (problem_.keys != nullptr) {
+        if (run_.hooks->close != nullptr) {
+            problem_.keys(
+                problem_.keys_user, &worker(0).tile(),
+                [](void* group, int64_t begin, int64_t end, uint32_t flags) {
+                    TileGroup& self = *static_cast<TileGroup*>(group);
+                    self.main_range(begin, end, (flags & ATTEND_KEYS_PARTIAL) != 0);
+                    if (self.pass_ == Pass::forward) self.close_range();
+                },
+                this);
+        } else if (problem_.keys != nullptr) {
             // Each tile has ranges of its own.
-            for (first_ = 0; first_ < count_; ++first_) {
-                last_ = first_ + 1;
+            for (first_ = 0; first_ < count_; first_ = last_) {
+                last_ = first_ + run_.sizes.maps;
                 problem_.keys(
                     problem_.keys_user, &worker(first_).tile(),
                     [](void* group, int64_t begin, int64_t end, uint32_t flags) {
@@ -129,7 +179,37 @@ private:
         const int64_t step = lesser(most, round_up(divide_up(end - begin, parts), 16));
         for (; begin < end; begin += step) {
             block_.take(segment, batch_, kv_head_, begin, first + begin, lesser(step, end - begin));
+            if (run_.sizes.maps > 1) {
+                visit_maps(main, partial);
+                continue;
+            }
+            take_keys(0, main);
             for (int64_t at = first_; at < last_; ++at) worker(at).visit(block_, pass_, main, partial);
+        }
+    }
+
+    void take_keys(int64_t map, bool main) {
+        const attend_tile_hooks& hooks = *run_.hooks;
+        block_.take_keys(map, main && (hooks.flags & ATTEND_HOOKS_CHANGE_KEYS) != 0);
+        if (problem_.hooks == nullptr) return;
+        const attend_key_block& block = block_.describe(map, first_position_, last_position_, scratch_.block_memory);
+        if (hooks.keys != nullptr && main) hooks.keys(hooks.user, &block);
+    }
+
+    // Maps with keys of their own go one after the other; those that share scores, row by row.
+    void visit_maps(bool main, bool partial) {
+        const int64_t maps = run_.sizes.maps;
+        if (run_.shares_scores) {
+            take_keys(0, main);
+            for (int64_t at = first_; at < last_; ++at) {
+                if (at % maps == 0) scratch_.shared->computed = false;
+                worker(at).visit(block_, pass_, main, partial);
+            }
+            return;
+        }
+        for (int64_t map = 0; map < maps; ++map) {
+            take_keys(map, main);
+            for (int64_t at = first_ + map; at < last_; at += maps) worker(at).visit(block_, pass_, main, partial);
         }
     }
 
@@ -138,8 +218,9 @@ private:
     const TileScratch& scratch_;
     KeyBlock block_;
     int64_t batch_{0}, kv_head_{0}, count_{0}, first_{0}, last_{0};
+    int64_t first_position_{most_rows}, last_position_{-most_rows};
     Pass pass_{Pass::forward};
-    alignas(TileWorker) unsigned char space_[size_t{max_group} * sizeof(TileWorker)];
+    alignas(TileWorker) unsigned char space_[size_t{most_maps} * sizeof(TileWorker)];
 };
 
 // Tiles [first, end) of a head.
@@ -216,6 +297,10 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
 // Products of bf16 pairs need everything as bf16, features next to each other, and the instruction.
 bool takes_dots(const attend_tile_problem& problem, const attend_cpu* cpu) {
     if (!has_hardware_dots(cpu) || (problem.flags & ATTEND_TILE_WIDEN) != 0) return false;
+    if (const attend_tile_hooks* hooks = problem.hooks)
+        if (hooks->queries != nullptr || hooks->keys != nullptr || hooks->content != nullptr ||
+            hooks->weights != nullptr || hooks->num_maps > 1)
+            return false;
     if (storage_of(problem.query) != Storage::bf16) return false;
     for (uint32_t index = 0; index < problem.num_segments; ++index) {
         const attend_tensor* key = problem.segments[index].key;
@@ -241,9 +326,12 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
     const attend_status checked = check_tile_problem(*problem, context->error);
     if (checked != ATTEND_OK) return checked;
     if (decode_applies(*problem)) return decode_forward(*problem, context);
+    static constexpr attend_tile_hooks no_hooks{};
     TileRun run{};
     run.problem = problem;
+    run.hooks = problem->hooks != nullptr ? problem->hooks : &no_hooks;
     run.sizes = sizes_of(*problem);
+    run.shares_scores = run.sizes.maps > 1 && (run.hooks->flags & ATTEND_HOOKS_SHARED_SCORES) != 0;
     run.slots = worker_count(context);
     run.slot_bytes = TileScratch::bytes(run.sizes);
     run.memory = static_cast<unsigned char*>(context->workspace);
@@ -266,7 +354,10 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
         run.scores = view_of<float, 4>(problem->scores);
     run.scale = static_cast<float>(problem->scale);
     run.softcap = static_cast<float>(problem->softcap);
-    run.precise = run.lse.present || problem->scores != nullptr;
+    run.needs_lse = run.lse.present || (run.hooks->flags & ATTEND_HOOKS_LSE) != 0;
+    for (int64_t map = 0; run.hooks->maps != nullptr && map < run.sizes.maps; ++map)
+        run.needs_lse = run.needs_lse || run.hooks->maps[map].lse != nullptr;
+    run.precise = run.needs_lse || problem->scores != nullptr;
     run.dots = takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
     // bf16 queries stay as they are; the scale goes into the exponent where nothing looks at the scores before.
     const bool plain = problem->score == nullptr && problem->bias == nullptr && run.softcap == 0.0f && run.scale > 0.0f;

@@ -38,6 +38,8 @@ struct AttentionCase {
     attend_keys_fn keys{nullptr};
     attend_score_fn keep{nullptr}, score{nullptr};
     const void *keys_user{nullptr}, *score_user{nullptr};
+    const attend_tile_hooks* hooks{nullptr};  // the oracle knows nothing of them
+    const attend_tensor* const* map_key{nullptr};
     std::function<bool(int64_t, int64_t, int64_t, int64_t, int64_t)> sees;
     std::function<double(int64_t, int64_t, int64_t, int64_t, double)> changes;  // (batch, head, i', j, s)
 
@@ -293,7 +295,7 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
         value_tensors[at] = value_parts[at].tensor();
         const uint32_t flags =
             at == 2 ? (ATTEND_SEGMENT_ALWAYS_VISIBLE | (c.extra_dropout ? 0u : ATTEND_SEGMENT_NO_DROPOUT)) : 0u;
-        segments.push_back({&key_tensors[at], &value_tensors[at], flags, 0});
+        segments.push_back({&key_tensors[at], &value_tensors[at], flags, 0, c.map_key});
     }
     const auto blank = [](int64_t count) { return std::vector<float>(static_cast<size_t>(count), nan_value); };
     TypedTensor output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,
@@ -349,6 +351,7 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
     problem.keep_user = c.keys_user;
     problem.score = c.hook ? test_score_hook : c.score;
     problem.score_user = c.hook ? &c : c.score_user;
+    problem.hooks = c.hooks;
     problem.query_index = c.query_index.empty() ? nullptr : c.query_index.data();
     problem.key_index = c.key_index.empty() ? nullptr : c.key_index.data();
 

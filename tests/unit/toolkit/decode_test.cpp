@@ -126,7 +126,8 @@ EngineResult run_decode(const Entry& entry, const AttentionCase& c, const How& h
         values[at] = Typed({c.batch, c.kv_heads, n, c.value_dim}, c.layout, part(c.v, c.value_dim, at), how.key);
         key_tensors[at] = keys[at].tensor();
         value_tensors[at] = values[at].tensor();
-        segments.push_back({&key_tensors[at], &value_tensors[at], at == 2 ? ATTEND_SEGMENT_ALWAYS_VISIBLE : 0u, 0});
+        segments.push_back(
+            {&key_tensors[at], &value_tensors[at], at == 2 ? ATTEND_SEGMENT_ALWAYS_VISIBLE : 0u, 0, nullptr});
     }
     const auto blank = [](int64_t count) { return std::vector<float>(static_cast<size_t>(count), nan_value); };
     Typed output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,

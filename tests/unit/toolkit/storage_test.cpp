@@ -466,8 +466,8 @@ TEST_CASE("storage: types that do not go together are refused", "[toolkit]") {
                                      {{1, 2, 20, 8}, Strides::packed, ones, output}};
             attend_tensor t[5];
             for (size_t at = 0; at < 5; ++at) t[at] = tensors[at].tensor();
-            const attend_key_segment segments[2] = {{&t[1], &t[2], 0, 0},
-                                                    {&t[3], &t[3], ATTEND_SEGMENT_ALWAYS_VISIBLE, 0}};
+            const attend_key_segment segments[2] = {{&t[1], &t[2], 0, 0, nullptr},
+                                                    {&t[3], &t[3], ATTEND_SEGMENT_ALWAYS_VISIBLE, 0, nullptr}};
             attend_tile_problem problem{};
             problem.query = &t[0];
             problem.segments = segments;

@@ -430,7 +430,7 @@ TEST_CASE("tile engine: refuses what it cannot do, before writing anything", "[t
         Strided<float> query({1, 1, 4, 8}, Strides::packed, std::vector<float>(32)),
             key({1, 1, 4, 8}, Strides::packed, std::vector<float>(32));
         attend_tensor q = query.tensor(), k = key.tensor();
-        const attend_key_segment segment{&k, &k, 0, 0};
+        const attend_key_segment segment{&k, &k, 0, 0, nullptr};
         attend_tile_problem problem{};
         problem.query = &q;
         problem.segments = &segment;

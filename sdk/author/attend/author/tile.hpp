@@ -87,7 +87,7 @@ struct TileCall {
     TileCall& operator=(const TileCall&) = delete;
 
     void add_segment(const attend_tensor* key, const attend_tensor* value, uint32_t flags) {
-        segments[problem.num_segments++] = attend_key_segment{key, value, flags, 0};
+        segments[problem.num_segments++] = attend_key_segment{key, value, flags, 0, nullptr};
     }
 
 private:
@@ -119,9 +119,10 @@ private:
     }
 };
 
-// Scratch of the tile engine for a plan, with up to extra_keys always-visible keys behind the main ones.
+// Scratch of the tile engine for a plan, with up to extra_keys always-visible keys behind the main ones. Of hooks the
+// sizes count, and what is set, not what it points to.
 inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys = 0, int64_t max_query_tile = 0,
-                               int64_t max_key_tile = 0) {
+                               int64_t max_key_tile = 0, const attend_tile_hooks* hooks = nullptr) {
     OwnTensor query, key, value, output, extra_key, extra_value;
     describe(query, nullptr, desc.batch, desc.num_q_heads, desc.q_len, desc.head_dim);
     describe(key, nullptr, desc.batch, desc.num_kv_heads, desc.kv_len, desc.head_dim);
@@ -139,8 +140,9 @@ inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys 
             entry.own->tensor.dtype_code = bound->dtype_code;
             entry.own->tensor.dtype_bits = bound->dtype_bits;
         }
-    const attend_key_segment segments[2] = {{&key.tensor, &value.tensor, 0, 0},
-                                            {&extra_key.tensor, &extra_value.tensor, ATTEND_SEGMENT_ALWAYS_VISIBLE, 0}};
+    const attend_key_segment segments[2] = {
+        {&key.tensor, &value.tensor, 0, 0, nullptr},
+        {&extra_key.tensor, &extra_value.tensor, ATTEND_SEGMENT_ALWAYS_VISIBLE, 0, nullptr}};
     attend_tile_problem problem{};
     problem.query = &query.tensor;
     problem.segments = segments;
@@ -149,6 +151,7 @@ inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys 
     problem.dropout = desc.dropout;
     problem.max_query_tile = max_query_tile;
     problem.max_key_tile = max_key_tile;
+    problem.hooks = hooks;
     return ATTEND_KERNEL(attend_tile_workspace)(&problem, desc.max_workers);
 }
 

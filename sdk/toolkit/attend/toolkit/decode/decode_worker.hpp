@@ -261,7 +261,7 @@ private:
                 const int64_t r = lesser(lane, rows_ - 1);
                 scratch_.tile[key * lanes + lane] = scores_of(r / G)[key * G + r % G];
             }
-        const attend_score_tile stored{&tile_, scratch_.tile, first, keys, nullptr};
+        const attend_score_tile stored{&tile_, scratch_.tile, first, keys, nullptr, nullptr, nullptr};
         problem_.score(problem_.score_user, &stored);
         for (int64_t r = 0; r < rows_; ++r)
             for (int64_t key = 0; key < keys; ++key) scores_of(r / G)[key * G + r % G] = scratch_.tile[key * lanes + r];

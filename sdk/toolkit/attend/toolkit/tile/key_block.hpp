@@ -40,24 +40,34 @@ public:
     int64_t first() const { return first_; }
     int64_t count() const { return count_; }
     const attend_key_segment& segment() const { return *segment_; }
+    const attend_key_block& described() const { return described_; }
 
-    // Rows [row, row + count) of a segment, whose number on the key axis is `first`.
+    // Rows [row, row + count) of a segment, whose number on the key axis is `first`: the values; take_keys() is next.
     void take(const attend_key_segment& segment, int64_t batch, int64_t kv_head, int64_t row, int64_t first,
               int64_t count) {
         segment_ = &segment;
+        batch_ = batch;
+        kv_head_ = kv_head;
+        row_ = row;
         first_ = first;
         count_ = count;
         value_ = nullptr;
         searched_ = false;
         wilds_ = 0;
-        const StoredView key = stored_view(segment.key), value = stored_view(segment.value);
-        key_row_ = key.at(batch, kv_head, row);
+        const StoredView value = stored_view(segment.value);
         value_row_ = value.at(batch, kv_head, row);
-        key_bytes_ = key.strides[2];
         value_bytes_ = value.strides[2];
         value_step_ = value.step();
-        storage_ = key.storage;
-        if (storage_ == Storage::f32) {
+        storage_ = value.storage;
+    }
+
+    // The keys of a softmax map for the same rows; copied: into memory of the block's own, for hooks that change them.
+    void take_keys(int64_t map, bool copied) {
+        const int64_t count = count_;
+        const StoredView key = stored_view(segment_->map_key != nullptr ? segment_->map_key[map] : segment_->key);
+        key_row_ = key.at(batch_, kv_head_, row_);
+        key_bytes_ = key.strides[2];
+        if (storage_ == Storage::f32 && !copied) {
             key_ = reinterpret_cast<const float*>(key_row_);
             key_stride_ = key.strides[2] / 4;
             feature_stride_ = key.step();
@@ -68,6 +78,24 @@ public:
             key_stride_ = head_dim_;
             feature_stride_ = 1;
         }
+    }
+
+    // What hooks see of the keys that were taken; positions are those of the tiles of the group.
+    const attend_key_block& describe(int64_t map, int64_t first_position, int64_t last_position, float* memory) {
+        described_ = attend_key_block{};
+        described_.segment = segment_;
+        described_.batch = batch_;
+        described_.kv_head = kv_head_;
+        described_.map = map;
+        described_.first_key = first_;
+        described_.num_keys = count_;
+        described_.first_position = first_position;
+        described_.last_position = last_position;
+        described_.keys = dots_ ? nullptr : const_cast<float*>(key_);
+        described_.row_stride = key_stride_;
+        described_.feature_stride = feature_stride_;
+        described_.memory = memory;
+        return described_;
     }
 
     // scores[key][lane] of keys [begin, begin + keys) of the block: V vectors of lanes in rows of `lanes` floats.
@@ -245,7 +273,8 @@ private:
     int64_t head_dim_, value_dim_;
     bool dots_;
     const attend_key_segment* segment_{nullptr};
-    int64_t first_{0}, count_{0};
+    attend_key_block described_{};
+    int64_t batch_{0}, kv_head_{0}, row_{0}, first_{0}, count_{0};
     bool searched_{false};
     int64_t wilds_{0};
     int16_t wild_[size_t{default_key_tile}];

@@ -27,6 +27,8 @@ constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ?
 // for all of them, and its way into the cache. Fewer where there is not enough work to share out.
 constexpr int64_t max_group = 8;
 constexpr int64_t enough_groups = 16;
+// Softmax maps of one call, and with them the tiles of a group: those of max_group rows, or of one row in every map.
+constexpr int64_t most_maps = 16;
 
 struct TileSizes {
     int64_t batch{0}, q_heads{0}, kv_heads{0}, q_len{0}, head_dim{0}, value_dim{0};
@@ -36,8 +38,10 @@ struct TileSizes {
     // fills the lanes when there are few queries, and narrows the diagonal when there are many.
     int64_t pack{1}, outer{0};
     int64_t tile_lanes{1}, tiles{0}, key_tile{default_key_tile};
-    int64_t group{1}, groups{0};        // tiles of a group, groups of a head
-    bool staged{false}, narrow{false};  // keys and values, queries and output are not float32
+    int64_t group{1}, groups{0};                                 // tiles of a group, groups of a head
+    int64_t maps{1}, sums{0};                                    // softmax maps, sums of weights beside the values
+    int64_t tile_floats{0}, block_floats{0}, scratch_floats{0};  // of the hooks
+    bool staged{false}, narrow{false};                           // keys and values, queries and output are not float32
 
     int64_t lane_stride() const { return round_up(tile_lanes, batch_lanes); }
     int64_t items() const { return batch * outer * groups; }
@@ -60,6 +64,17 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
         sizes.staged = sizes.staged || storage_of(problem.segments[segment].key) != Storage::f32;
     }
     sizes.narrow = storage_of(problem.query) != Storage::f32;
+    int64_t most_group = max_group;
+    if (const attend_tile_hooks* hooks = problem.hooks) {
+        sizes.maps = clamp(hooks->num_maps, 1, most_maps);
+        sizes.sums = hooks->num_sums;
+        sizes.tile_floats = hooks->tile_floats;
+        sizes.block_floats = hooks->block_floats;
+        sizes.scratch_floats = hooks->scratch_floats;
+        sizes.staged = sizes.staged || (hooks->flags & ATTEND_HOOKS_CHANGE_KEYS) != 0;
+        most_group = greater(1, lesser(most_group, max_group / sizes.maps));
+        if (hooks->max_group > 0) most_group = lesser(most_group, hooks->max_group);
+    }
     sizes.average = problem.scores != nullptr && (problem.flags & ATTEND_TILE_AVERAGE_SCORES) != 0;
     // The mean over heads is summed in one place, head by head, so there each tile holds one head.
     sizes.pack = sizes.average || sizes.kv_heads == 0 ? 1 : sizes.q_heads / sizes.kv_heads;
@@ -75,7 +90,7 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
         sizes.tiles = divide_up(rows, sizes.tile_lanes);
         const int64_t heads = sizes.batch * sizes.outer;
         if (!sizes.average && heads > 0)
-            sizes.group = clamp(divide_up(sizes.tiles * heads, enough_groups), 1, lesser(max_group, sizes.tiles));
+            sizes.group = clamp(divide_up(sizes.tiles * heads, enough_groups), 1, lesser(most_group, sizes.tiles));
         sizes.groups = divide_up(sizes.tiles, sizes.group);
     }
     if (problem.max_key_tile > 0) sizes.key_tile = lesser(sizes.key_tile, problem.max_key_tile);
@@ -84,12 +99,19 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
 
 // What a query tile keeps while it walks over the keys. Rows of the tiles are lane_stride() long.
 struct TileState {
-    float* queries;  // [head_dim][lane], or pairs of bf16
-    float* acc;      // [value_dim][lane]
+    float* queries;              // [head_dim][lane], or pairs of bf16
+    float* acc;                  // [value_dim][lane]
+    float *sums, *memory, *lse;  // of the hooks: [sums][lane], tile_floats, [lane]
+    int32_t* map_head;           // [lane], where there are maps
     TileSoftmax softmax;
     int32_t *row, *query, *head, *position, *key_begin, *key_end;  // [lane]
     const float** bias_rows;
     const uint8_t** mask_rows;
+};
+
+// Scores that several maps share: how far they are, in this block of keys and for this tile.
+struct SharedScores {
+    bool computed, nothing, hides;
 };
 
 // Scratch of one worker.
@@ -102,7 +124,9 @@ struct TileScratch {
     float** out_rows;
     float *keys, *values;  // [key_tile][head_dim] of other types than float32; [key_tile][value_dim]
     float* stage;          // [lane][head_dim or value_dim] where queries and output are not
-    TileState states[max_group];
+    float *shared_scores, *block_memory, *scratch;  // of the hooks
+    SharedScores* shared;
+    TileState states[most_maps];
 
     static TileScratch take(Workspace& space, const TileSizes& sizes) {
         const int64_t lanes = sizes.lane_stride();
@@ -118,10 +142,18 @@ struct TileScratch {
         if (sizes.staged) scratch.keys = space.take<float>(sizes.key_tile * sizes.head_dim);
         scratch.values = space.take<float>(sizes.key_tile * sizes.value_dim);
         if (sizes.narrow) scratch.stage = space.take<float>(lanes * greater(sizes.head_dim, sizes.value_dim));
-        for (int64_t tile = 0; tile < sizes.group; ++tile) {
+        if (sizes.maps > 1) scratch.shared_scores = space.take<float>(sizes.key_tile * lanes);
+        if (sizes.maps > 1) scratch.shared = space.take<SharedScores>(1);
+        if (sizes.block_floats > 0) scratch.block_memory = space.take<float>(sizes.block_floats);
+        if (sizes.scratch_floats > 0) scratch.scratch = space.take<float>(sizes.scratch_floats);
+        for (int64_t tile = 0; tile < sizes.group * sizes.maps; ++tile) {
             TileState& state = scratch.states[tile];
             state.queries = space.take<float>(sizes.head_dim * lanes);
             state.acc = space.take<float>(sizes.value_dim * lanes);
+            if (sizes.sums > 0) state.sums = space.take<float>(sizes.sums * lanes);
+            if (sizes.tile_floats > 0) state.memory = space.take<float>(sizes.tile_floats);
+            if (sizes.maps > 1) state.map_head = space.take<int32_t>(lanes);
+            state.lse = space.take<float>(lanes);
             state.softmax.row_max = space.take<float>(lanes);
             state.softmax.row_base = space.take<float>(lanes);
             state.softmax.row_sum = space.take<float>(lanes);
@@ -148,6 +180,7 @@ struct TileScratch {
 // One call of the engine, read by all workers.
 struct TileRun {
     const attend_tile_problem* problem;
+    const attend_tile_hooks* hooks;  // never NULL
     TileSizes sizes;
     StoredView query, output;
     TensorView<const float, 4> bias;
@@ -155,11 +188,12 @@ struct TileRun {
     TensorView<float, 4> scores;
     TensorView<float, 3> lse, average;
     float scale, softcap, kept_scale;
-    float load_scale;  // what queries are multiplied by when they are loaded
-    float factor;      // turns scores, as softmax meets them, into exponents (simd/math.hpp)
-    bool rescores;     // scores are multiplied by `scale` before the hooks
-    bool dots;         // products of bf16 pairs in hardware
-    bool precise;      // weights as float32 would have them, since their sums are shown
+    float load_scale;               // what queries are multiplied by when they are loaded
+    float factor;                   // turns scores, as softmax meets them, into exponents (simd/math.hpp)
+    bool rescores;                  // scores are multiplied by `scale` before the hooks
+    bool dots;                      // products of bf16 pairs in hardware
+    bool needs_lse, shares_scores;  // as the hooks say
+    bool precise;                   // weights as float32 would have them, since their sums are shown
     bool dropout;
     uint32_t dropout_threshold, dropout_heads;
     unsigned char* memory;

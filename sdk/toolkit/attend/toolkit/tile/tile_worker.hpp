@@ -16,6 +16,7 @@ namespace attend::ATTEND_ISA {
 // Which rows a tile holds: lane v is row v / pack, head first_head + v % pack.
 struct TileRows {
     int64_t batch, kv_head, first_head, pack, begin, end;
+    int64_t map;
 };
 
 enum class Pass { forward, weights, add_weights };
@@ -37,7 +38,7 @@ public:
 
     // Query rows arrive while another tile's are being transposed.
     void fetch_queries() const {
-        const StoredView& query = run_->query;
+        const StoredView query = queries();
         if (query.step() != 1) return;
         const int64_t bytes = run_->sizes.head_dim * storage_bytes(query.storage);
         for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
@@ -51,6 +52,9 @@ public:
         by_vectors(vectors_, [&](auto v) { start_softmax<decltype(v)::count>(state_.softmax); });
         load_queries();
         started_ = fetched_ = false;
+        tile_.queries = run_->dots ? nullptr : state_.queries;
+        tile_.memory = state_.memory;
+        if (run_->hooks->queries != nullptr) run_->hooks->queries(run_->hooks->user, &tile_);
     }
 
     // A block of keys: of the main ones what lies in the tile's hull, or all of an always-visible one.
@@ -77,14 +81,68 @@ public:
         if (run_->output.present) write_output();
     }
 
+    // The same in two steps, for hooks: what there is becomes outputs in place; what they became is stored.
+    void settle() {
+        const int64_t rows = run_->sizes.value_dim, sums = run_->sizes.sums;
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            scratch_->factor[lane] = finish_factor(state_.softmax.row_sum[lane], 1.0f);
+            if (run_->needs_lse) state_.lse[lane] = finish_lse(state_.softmax, lane, run_->factor);
+        }
+        if (!started_) {  // no score tile at all
+            fill_rows(state_.acc, rows);
+            fill_rows(state_.sums, sums);
+        }
+        scale_rows(state_.acc, rows);
+        scale_rows(state_.sums, sums);
+    }
+    void restart() {
+        by_vectors(vectors_, [&](auto v) { start_softmax<decltype(v)::count>(state_.softmax); });
+        started_ = false;
+    }
+    void store_settled() {
+        const attend_tensor* own = run_->hooks->maps != nullptr ? run_->hooks->maps[rows_.map].lse : nullptr;
+        const TensorView<float, 3> lse = own != nullptr ? view_of<float, 3>(own) : run_->lse;
+        if (lse.present && (own != nullptr || rows_.map == 0))
+            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
+                *lse.at(rows_.batch, state_.head[lane], row_of(lane)) = state_.lse[lane];
+        if (!run_->output.present || rows_.map != 0) return;
+        settled_ = started_ = true;
+        write_output();
+    }
+    float* values() const { return state_.acc; }
+    float* sums() const { return state_.sums; }
+    float* lse() const { return state_.lse; }
+
     // Factors of the weights, before the second pass.
     void start_weights() {
         for (int64_t lane = 0; lane < lanes_; ++lane)
             state_.softmax.rescale[lane] = finish_factor(state_.softmax.row_sum[lane], 1.0f);
+        if (run_->hooks->map_share == nullptr) return;
+        float* share = scratch_->factor;
+        run_->hooks->map_share(run_->hooks->user, &tile_, share);
+        for (int64_t lane = 0; lane < lanes_; ++lane) state_.softmax.rescale[lane] *= share[lane];
     }
 
 private:
     int64_t row_of(int64_t lane) const { return state_.row[lane]; }
+
+    StoredView queries() const {
+        return run_->hooks->maps == nullptr ? run_->query : stored_view(run_->hooks->maps[rows_.map].query);
+    }
+    void fill_rows(float* to, int64_t rows) const {
+        for (int64_t at = 0; at < rows * lanes_; ++at) to[at] = 0.0f;
+    }
+    // A row without keys is zero whatever its sums hold.
+    void scale_rows(float* to, int64_t rows) const {
+        for (int64_t lane = 0; lane < lanes_; lane += batch_lanes) {
+            const Batch factor = load(scratch_->factor + lane);
+            const Mask empty = load(state_.softmax.row_sum + lane) == Batch(0.0f);
+            for (int64_t row = 0; row < rows; ++row) {
+                float* at = to + row * lanes_ + lane;
+                store(at, choose(empty, Batch(0.0f), load(at) * factor));
+            }
+        }
+    }
 
     void fill_lanes() {
         const bool per_item = (problem_->flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
@@ -94,13 +152,17 @@ private:
         int32_t first_position = INT32_MAX, last_position = INT32_MIN;
         // Counted, not divided: 48 lanes of divisions are 7 % of a tile that sees 128 keys.
         int64_t row = rows_.begin / rows_.pack, member = rows_.begin % rows_.pack;
+        const attend_softmax_map* map = run_->hooks->maps != nullptr ? run_->hooks->maps + rows_.map : nullptr;
+        int32_t* const counted_head = state_.map_head != nullptr && map != nullptr ? state_.map_head : state_.head;
         for (int64_t lane = 0; lane < lanes_; ++lane) {
             const int64_t i = problem_->query_index != nullptr ? problem_->query_index[row] : row;
             const int32_t position = static_cast<int32_t>(clamp(i + offset_, -most_rows, most_rows));
-            const int64_t head = rows_.first_head + member;
+            const int64_t own_head = rows_.first_head + member;
+            const int64_t head = map != nullptr ? map->first_head + own_head * map->head_step : own_head;
             state_.row[lane] = static_cast<int32_t>(row);
             state_.query[lane] = static_cast<int32_t>(i);
-            state_.head[lane] = static_cast<int32_t>(head);
+            state_.head[lane] = static_cast<int32_t>(own_head);
+            counted_head[lane] = static_cast<int32_t>(head);
             state_.position[lane] = position;
             first_position = position < first_position ? position : first_position;
             last_position = position > last_position ? position : last_position;
@@ -121,8 +183,10 @@ private:
         tile_.kv_len = problem_->key_lengths != nullptr ? key_row(integer_at(problem_->key_lengths, rows_.batch))
                                                         : run_->sizes.main_keys;
         tile_.lane_query = state_.query;
-        tile_.lane_head = state_.head;
+        tile_.lane_head = counted_head;
         tile_.lane_position = state_.position;
+        tile_.lane_row = state_.row;
+        tile_.map = rows_.map;
     }
 
     // Number of main rows whose key index is below j.
@@ -175,7 +239,7 @@ private:
     }
 
     void load_queries() {
-        const StoredView& query = run_->query;
+        const StoredView query = queries();
         const int64_t head_dim = run_->sizes.head_dim;
         if (run_->dots) {
             for (int64_t lane = 0; lane < lanes_; ++lane)
@@ -253,12 +317,54 @@ private:
     void score_tile(KeyBlock& block, int64_t first, int64_t keys, Pass pass, bool main, bool partial) {
         float* scores = scratch_->scores;
         const int32_t* key_index = main && problem_->key_index != nullptr ? problem_->key_index + first : nullptr;
+        const attend_tile_hooks& hooks = *run_->hooks;
+        const attend_score_tile stored{
+            &tile_,           scores, first, keys, key_index, problem_->hooks != nullptr ? &block.described() : nullptr,
+            scratch_->scratch};
+        if (main && hooks.map_keys != nullptr) {
+            const uint32_t seen = hooks.map_keys(hooks.user, &tile_, first, first + keys);
+            if (seen == ATTEND_KEYS_NONE) return;
+            partial = partial || seen == ATTEND_KEYS_SOME;
+        }
+        bool hides = false;
+        if (run_->shares_scores) {
+            SharedScores& shared = *scratch_->shared;
+            const size_t bytes = static_cast<size_t>(keys * lanes_) * sizeof(float);
+            if (!shared.computed) {
+                shared.computed = true;
+                shared.hides = false;
+                shared.nothing = !find_scores(block, stored, main, shared.hides);
+                if (!shared.nothing) __builtin_memcpy(scratch_->shared_scores, scores, bytes);
+            } else if (!shared.nothing) {
+                __builtin_memcpy(scores, scratch_->shared_scores, bytes);
+            }
+            if (shared.nothing) return;
+            hides = shared.hides;
+        } else if (!find_scores(block, stored, main, hides)) {
+            return;
+        }
+        if (partial && problem_->keep != nullptr) {
+            hides = true;
+            problem_->keep(problem_->keep_user, &stored);
+        }
 
+        if (pass == Pass::forward)
+            accumulate(block, stored, main, hides);
+        else
+            write_weights(first, keys, pass);
+    }
+
+    // All of the pipeline up to the pattern of the keep hook. False: the tile sees none of the keys.
+    bool find_scores(KeyBlock& block, const attend_score_tile& stored, bool main, bool& hides) {
+        float* scores = stored.scores;
+        const int64_t first = stored.first_key, keys = stored.num_keys;
+        const attend_tile_hooks& hooks = *run_->hooks;
         bool masked = false;
         if (main && run_->mask.present) {
-            const Visible visible = gather_mask(scratch_->mask, lanes_, first, keys, state_.mask_rows,
-                                                run_->mask.strides[3], same_for_all_lanes(run_->mask), key_index);
-            if (visible == Visible::none) return;
+            const Visible visible =
+                gather_mask(scratch_->mask, lanes_, first, keys, state_.mask_rows, run_->mask.strides[3],
+                            same_for_all_lanes(run_->mask), stored.key_index);
+            if (visible == Visible::none) return false;
             masked = visible == Visible::some;
         }
 
@@ -274,15 +380,15 @@ private:
             });
         });
         if (run_->rescores) scale_scores(scores, keys * lanes_, run_->scale);
+        if (hooks.content != nullptr) hooks.content(hooks.user, &stored);
         if (run_->softcap > 0.0f) cap_scores(scores, keys * lanes_, run_->softcap);
-        const attend_score_tile stored{&tile_, scores, first, keys, key_index};
         if (problem_->score != nullptr) problem_->score(problem_->score_user, &stored);
 
-        bool hides = masked || (problem_->score != nullptr && (problem_->flags & ATTEND_TILE_SCORE_HIDES) != 0);
+        hides = masked || (problem_->score != nullptr && (problem_->flags & ATTEND_TILE_SCORE_HIDES) != 0);
         if (main && run_->bias.present)
             by_vectors(vectors_, [&](auto v) {
                 hides |= add_bias<decltype(v)::count>(scores, first, keys, state_.bias_rows, run_->bias.strides[3],
-                                                      same_for_all_lanes(run_->bias), key_index, scratch_->extra,
+                                                      same_for_all_lanes(run_->bias), stored.key_index, scratch_->extra,
                                                       scratch_->rows);
             });
         if (masked) apply_mask(scores, keys * lanes_, scratch_->mask);
@@ -290,15 +396,7 @@ private:
             hides = true;
             limit_scores(first, keys);
         }
-        if (partial && problem_->keep != nullptr) {
-            hides = true;
-            problem_->keep(problem_->keep_user, &stored);
-        }
-
-        if (pass == Pass::forward)
-            accumulate(block, first, keys, key_index, main, hides);
-        else
-            write_weights(first, keys, pass);
+        return true;
     }
 
     void limit_scores(int64_t first, int64_t keys) {
@@ -312,8 +410,10 @@ private:
         });
     }
 
-    void accumulate(KeyBlock& block, int64_t first, int64_t keys, const int32_t* key_index, bool main, bool hides) {
-        float* scores = scratch_->scores;
+    void accumulate(KeyBlock& block, const attend_score_tile& stored, bool main, bool hides) {
+        float* scores = stored.scores;
+        const int64_t first = stored.first_key, keys = stored.num_keys;
+        const int32_t* key_index = stored.key_index;
         const bool output = run_->output.present;
         const int64_t begin = first - block.first();
         const bool dropout = output && run_->dropout && (block.segment().flags & ATTEND_SEGMENT_NO_DROPOUT) == 0;
@@ -337,6 +437,7 @@ private:
                     round_rows<decltype(v)::count, block_dots>(scores, keys, reinterpret_cast<uint32_t*>(scores));
                 });
         }
+        if (run_->hooks->weights != nullptr) add_sums_of(stored);
         const Into into = started_ ? Into::rescale : Into::overwrite;
         started_ = true;
         // The keys that all vectors see go first, since they rescale; without such keys all are treated so.
@@ -356,6 +457,16 @@ private:
         if (wild) block.add_wild(begin, begin + keys, scores, scratch_->extra, lanes_, state_.acc);
     }
 
+    void add_sums_of(const attend_score_tile& stored) {
+        const int64_t count = run_->sizes.sums * lanes_;
+        if (started_)
+            for (int64_t at = 0; at < count; at += batch_lanes)
+                store(state_.sums + at, load(state_.sums + at) * load(state_.softmax.rescale + at % lanes_));
+        else
+            fill_rows(state_.sums, run_->sizes.sums);
+        run_->hooks->weights(run_->hooks->user, &stored, state_.sums);
+    }
+
     void add_values(KeyBlock& block, int64_t begin, int64_t from, int64_t to, int lowest, int count, Into into) {
         const int64_t row = run_->dots ? from / 2 : from, lane = lowest * batch_lanes;
         by_vectors(count, [&](auto v) {
@@ -370,7 +481,7 @@ private:
         const bool narrow = output.storage != Storage::f32;
         for (int64_t lane = 0; lane < lanes_; ++lane) {
             char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
-            scratch_->factor[lane] = finish_factor(state_.softmax.row_sum[lane], 1.0f);
+            scratch_->factor[lane] = settled_ ? 1.0f : finish_factor(state_.softmax.row_sum[lane], 1.0f);
             scratch_->out_rows[lane] = narrow ? scratch_->stage + lane * value_dim : reinterpret_cast<float*>(row);
         }
         if (!started_)  // no score tile at all
@@ -404,6 +515,14 @@ private:
             normalise_scores<decltype(v)::count>(scratch_->scores, keys, run_->factor, state_.softmax,
                                                  state_.softmax.rescale);
         });
+        if (pass == Pass::weights && run_->sizes.maps > 1) {
+            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+                float* sum = run_->scores.at(rows_.batch, state_.head[lane], row_of(lane), first);
+                for (int64_t key = 0; key < keys; ++key)
+                    sum[key * run_->scores.strides[3]] += scratch_->scores[key * lanes_ + lane];
+            }
+            return;
+        }
         if (pass == Pass::weights) {
             for (int64_t lane = 0; lane < lanes_; ++lane) {
                 scratch_->out_rows[lane] = run_->scores.at(rows_.batch, state_.head[lane], row_of(lane), first);
@@ -435,7 +554,7 @@ private:
     int64_t lanes_{0}, offset_{0};
     int64_t hull_begin_{0}, hull_end_{0}, full_begin_{0}, full_end_{0};
     int64_t vector_begin_[size_t{max_vectors}], vector_end_[size_t{max_vectors}];
-    bool started_{false}, fetched_{false};
+    bool started_{false}, fetched_{false}, settled_{false};
 };
 
 }  // namespace attend::ATTEND_ISA
