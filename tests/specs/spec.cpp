@@ -40,6 +40,57 @@ std::int64_t offset_of(const Call& call, std::int64_t item) {
     return nk - nq;
 }
 
+bool common_visible(const Call& call, const Place& at, bool causal, bool window) {
+    const ForwardInputs& in = *call.inputs;
+    if (in.query_lengths && at.i >= length_of(in.query_lengths, at.b, 0)) return false;
+    if (in.key_lengths && at.j >= length_of(in.key_lengths, at.b, 0)) return false;
+    if (in.mask && broadcast_at<std::uint8_t>(*in.mask, at) == 0.0) return false;
+    const bool is_causal = causal && call.flag("causal");
+    if (is_causal && at.j > at.position) return false;
+    if (!window) return true;
+    auto left = static_cast<std::int64_t>(call.number("window_left", -1));
+    auto right = static_cast<std::int64_t>(call.number("window_right", -1));
+    const auto both = static_cast<std::int64_t>(call.number("window_size", 0));
+    if (left < 0 && right < 0 && both > 0) left = both, right = is_causal ? 0 : both;
+    return (left < 0 || at.j >= at.position - left) && (right < 0 || at.j <= at.position + right);
+}
+
+double bias_at(const Call& call, const Place& at) {
+    return call.inputs->bias ? broadcast_at<float>(*call.inputs->bias, at) : 0.0;
+}
+
+double dropout_at(const Call& call, std::int64_t row_head, std::int64_t i, std::int64_t j) {
+    const double rate = call.number("dropout", 0.0);
+    if (rate <= 0.0) return 1.0;
+    const double threshold = std::min(std::nearbyint(rate * 4294967296.0), 4294967295.0);
+    const std::uint32_t tail = (1u << 24) | static_cast<std::uint32_t>(call.number("rng_offset", 0.0));
+    const std::uint32_t word = oracle::philox_word(static_cast<std::uint64_t>(call.number("seed", 0.0)),
+                                                   static_cast<std::uint32_t>(j / 4), static_cast<std::uint32_t>(i),
+                                                   static_cast<std::uint32_t>(row_head), tail, static_cast<int>(j % 4));
+    return static_cast<double>(word) >= threshold ? 1.0 / (1.0 - rate) : 0.0;
+}
+
+std::vector<double> weight_of(const Call& call, const std::string& name, const std::string& seeded_name,
+                              std::size_t count, double bound) {
+    std::vector<double> weight(count);
+    for (const auto& [given, tensor] : call.inputs->weights)
+        if (given == name) {
+            const Tensor flat = attend::contiguous_copy(tensor).value();
+            for (std::size_t at = 0; at < count; ++at) weight[at] = static_cast<double>(flat.as<const float>()[at]);
+            return weight;
+        }
+    std::uint32_t hash = 2166136261u;
+    for (const char c : seeded_name) hash = (hash ^ static_cast<std::uint8_t>(c)) * 16777619u;
+    const auto seed = static_cast<std::uint64_t>(call.number("weight_seed", 0.0));
+    const auto a = static_cast<float>(-bound), b = static_cast<float>(bound);
+    for (std::size_t at = 0; at < count; ++at) {
+        const std::uint32_t word =
+            oracle::philox_word(seed, static_cast<std::uint32_t>(at / 4), 0, hash, 2u << 24, static_cast<int>(at % 4));
+        weight[at] = static_cast<double>(a + (b - a) * (static_cast<float>(word >> 8) * 0x1p-24f));
+    }
+    return weight;
+}
+
 Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
                bool common_window) {
     const ForwardInputs& in = *call.inputs;
@@ -63,25 +114,13 @@ Expected dense(const Call& call, const std::function<bool(const Place&)>& patter
     x.dropout = call.number("dropout", 0.0);
     x.seed = static_cast<std::uint64_t>(call.number("seed", 0.0));
     x.rng_offset = static_cast<std::uint64_t>(call.number("rng_offset", 0.0));
-    const bool causal = common_causal && call.flag("causal");
-    std::int64_t left = -1, right = -1;
-    if (common_window) {
-        left = static_cast<std::int64_t>(call.number("window_left", -1));
-        right = static_cast<std::int64_t>(call.number("window_right", -1));
-        const auto both = static_cast<std::int64_t>(call.number("window_size", 0));
-        if (left < 0 && right < 0 && both > 0) left = both, right = call.flag("causal") ? 0 : both;
-    }
-    x.visible = [&, causal, left, right](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+    x.visible = [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
         const Place at{b, h, i, j, i + offset_of(call, b)};
-        if (i >= length_of(in.query_lengths, b, x.q_len) || j >= length_of(in.key_lengths, b, x.kv_len)) return false;
-        if (in.mask && broadcast_at<std::uint8_t>(*in.mask, at) == 0.0) return false;
-        if (causal && j > at.position) return false;
-        if ((left >= 0 && j < at.position - left) || (right >= 0 && j > at.position + right)) return false;
-        return pattern(at);
+        return common_visible(call, at, common_causal, common_window) && pattern(at);
     };
     if (in.bias)
         x.bias = [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
-            return broadcast_at<float>(*in.bias, Place{b, h, i, j, 0});
+            return bias_at(call, Place{b, h, i, j, 0});
         };
     oracle::Result r = oracle::attention(x);
     return {std::move(r.o), std::move(r.lse), std::move(r.p)};
