@@ -24,6 +24,12 @@ const specs::Spec& spec_of(const std::string& mechanism) {
     std::abort();
 }
 
+// Inputs as the mechanism takes them.
+ForwardInputs make_inputs(const specs::Spec& spec, Random& random, Shape shape) {
+    if (spec.kv_heads > 0) shape.kv_heads = spec.kv_heads;
+    return support::make_inputs(random, shape);
+}
+
 std::vector<attend::MechanismPtr> mechanisms() { return service().registry()->list(); }
 
 std::string shown(const NamedValues& options) {
@@ -55,18 +61,10 @@ bool fits(const NamedValues& options, const Shape& shape) {
     return true;
 }
 
-// The call with what the mechanism alone knows.
-ForwardInputs completed(const specs::Spec& spec, ForwardInputs inputs, const NamedValues& options) {
-    specs::Numbers numbers(static_cast<std::uint64_t>(inputs.query.size() + 1));
-    if (spec.more) spec.more(inputs, options, numbers);
-    return inputs;
-}
-
-void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& given,
+void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& inputs,
                           const NamedValues& options) {
-    const ForwardInputs inputs = completed(spec, given, options);
     const auto& record = *engine.registry()->find(spec.mechanism);
-    const bool lse = record.has(ATTEND_CAP_LSE_OUT) && (!spec.has_lse || spec.has_lse(options)), scores = record.has(ATTEND_CAP_SCORES_OUT);
+    const bool lse = record.has(ATTEND_CAP_LSE_OUT), scores = record.has(ATTEND_CAP_SCORES_OUT);
     const attend::ForwardResult got = run(engine, inputs, spec.mechanism, options, lse, scores);
     const specs::Expected expected = spec.oracle({&inputs, got.options()});
     const double scale = std::max(1.0, largest(values(inputs.value ? *inputs.value
@@ -118,7 +116,9 @@ TEST_CASE("each instruction set really runs") {
         std::size_t count = 0;
         for (const auto& mechanism : mechanisms()) {
             Random random(1);
-            const auto result = run(service(backend), make_inputs(random, {1, 2, 2, 9, 9, 8, 8}), mechanism->name);
+            const auto result =
+                run(service(backend), make_inputs(spec_of(mechanism->name), random, {1, 2, 2, 9, 9, 8, 8}),
+                    mechanism->name);
             CHECK(result.backend == backend);
             ++count;
         }
@@ -132,7 +132,7 @@ TEST_CASE("output matches the oracle on awkward shapes") {
         for (const Shape& shape : shapes(spec)) {
             Random random(++seed);
             INFO(shape.text());
-            check_against_oracle(engine, spec, make_inputs(random, shape), {});
+            check_against_oracle(engine, spec, make_inputs(spec, random, shape), {});
         }
     });
 }
@@ -148,7 +148,7 @@ TEST_CASE("every option variant matches the oracle") {
                     continue;
                 Random random(++seed);
                 INFO(shape.text() << " options " << shown(options) << " seed " << seed);
-                check_against_oracle(engine, spec, make_inputs(random, shape), options);
+                check_against_oracle(engine, spec, make_inputs(spec, random, shape), options);
             }
     });
 }
@@ -162,7 +162,7 @@ TEST_CASE("masks and biases match the oracle") {
             const std::int64_t rows = per_pair ? n : 1;
             for (const auto& lead : std::vector<std::vector<std::int64_t>>{{1, 1}, {2, 1}, {2, 2}}) {
                 if (spec.exempt.count("head masks") != 0 && lead[1] != 1) continue;
-                ForwardInputs inputs = make_inputs(random, {2, 2, 2, n, n, 8, 8});
+                ForwardInputs inputs = make_inputs(spec, random, {2, 2, 2, n, n, 8, 8});
                 inputs.mask = random_mask(random, {lead[0], lead[1], rows, n});
                 check_against_oracle(engine, spec, inputs, {});
                 inputs.bias = normal(random, {lead[0], lead[1], rows, n});
@@ -170,7 +170,7 @@ TEST_CASE("masks and biases match the oracle") {
                 check_against_oracle(engine, spec, inputs, {});
             }
             if (per_pair) {
-                ForwardInputs inputs = make_inputs(random, {2, 2, 2, n, n, 8, 8});
+                ForwardInputs inputs = make_inputs(spec, random, {2, 2, 2, n, n, 8, 8});
                 inputs.mask = random_mask(random, {2, n, n});  // rank 3 is [B, Nq, Nk]
                 check_against_oracle(engine, spec, inputs, {});
                 inputs.mask = random_mask(random, {n, n});
@@ -186,7 +186,7 @@ TEST_CASE("lengths match the oracle, and move the diagonal only together") {
         for (const bool causal : {false, true}) {
             if (causal && !spec.causal) continue;
             const NamedValues options = causal ? NamedValues{{"causal", true}} : NamedValues{};
-            ForwardInputs inputs = make_inputs(random, {3, 2, 2, 21, 21, 8, 8});
+            ForwardInputs inputs = make_inputs(spec, random, {3, 2, 2, 21, 21, 8, 8});
             inputs.key_lengths = lengths({21, 7, 0});
             check_against_oracle(engine, spec, inputs, options);
             inputs.query_lengths = lengths({5, 21, 3});
@@ -200,7 +200,7 @@ TEST_CASE("lengths match the oracle, and move the diagonal only together") {
 TEST_CASE("strides do not matter") {
     for_all("strides", [](attend::AttentionService& engine, const specs::Spec& spec) {
         Random random(7);
-        const ForwardInputs plain = make_inputs(random, {2, 3, 3, 18, 18, 8, 8});
+        const ForwardInputs plain = make_inputs(spec, random, {2, 3, 3, 18, 18, 8, 8});
         const auto expected = run(engine, plain, spec.mechanism);
         ForwardInputs other = plain;
         const auto rearranged = [](const Tensor& from, int way) {
@@ -240,18 +240,19 @@ TEST_CASE("values of hidden keys do not matter, not even NaN") {
              {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
             Random random(8);
             const std::int64_t n = 53;
-            ForwardInputs inputs = make_inputs(random, {2, 2, 2, n, n, 8, 8});
+            ForwardInputs inputs = make_inputs(spec, random, {2, 2, 2, n, n, 8, 8});
             inputs.key_lengths = lengths({n, 20});
             Tensor mask = random_mask(random, {1, 1, 1, n});
             inputs.mask = mask;
             const auto clean = run(engine, inputs, spec.mechanism);
+            const std::int64_t heads = inputs.key->shape[1];
             for (std::int64_t b = 0; b < 2; ++b)
-                for (std::int64_t h = 0; h < 2; ++h)
+                for (std::int64_t h = 0; h < heads; ++h)
                     for (std::int64_t j = 0; j < n; ++j)
                         if (mask.as<std::uint8_t>()[j] == 0 || (b == 1 && j >= 20))
                             for (std::int64_t d = 0; d < 8; ++d) {
-                                inputs.key->as<float>()[((b * 2 + h) * n + j) * 8 + d] = poison;
-                                inputs.value->as<float>()[((b * 2 + h) * n + j) * 8 + d] = poison;
+                                inputs.key->as<float>()[((b * heads + h) * n + j) * 8 + d] = poison;
+                                inputs.value->as<float>()[((b * heads + h) * n + j) * 8 + d] = poison;
                             }
             const auto got = run(engine, inputs, spec.mechanism);
             const auto reference = values(clean.output);
@@ -266,9 +267,9 @@ TEST_CASE("causal output ignores the future bit for bit") {
         if (!spec.causal && !always) return;
         Random random(9);
         const std::int64_t n = 70, cut = 41;
-        ForwardInputs inputs = make_inputs(random, {1, 2, 2, n, n, 8, 8});
+        ForwardInputs inputs = make_inputs(spec, random, {1, 2, 2, n, n, 8, 8});
         const auto before = values(run(engine, inputs, spec.mechanism, {{"causal", true}}).output);
-        for (std::int64_t h = 0; h < 2; ++h)
+        for (std::int64_t h = 0; h < inputs.key->shape[1]; ++h)
             for (std::int64_t j = cut; j < n; ++j)
                 for (std::int64_t d = 0; d < 8; ++d) {
                     inputs.key->as<float>()[(h * n + j) * 8 + d] = std::numeric_limits<float>::quiet_NaN();
@@ -287,7 +288,7 @@ TEST_CASE("causal output ignores the future bit for bit") {
 TEST_CASE("values of one give outputs of one") {
     for_all("ones", [](attend::AttentionService& engine, const specs::Spec& spec) {
         Random random(10);
-        ForwardInputs inputs = make_inputs(random, {1, 2, 2, 30, 30, 8, 8});
+        ForwardInputs inputs = make_inputs(spec, random, {1, 2, 2, 30, 30, 8, 8});
         std::fill_n(inputs.value->as<float>(), inputs.value->size(), 1.0f);
         for (const float x : values(run(engine, inputs, spec.mechanism).output)) CHECK(std::abs(x - 1.0f) <= 1e-5f);
     });
@@ -296,10 +297,9 @@ TEST_CASE("values of one give outputs of one") {
 TEST_CASE("rows without keys are zero with LSE minus infinity") {
     for_all("empty rows", [](attend::AttentionService& engine, const specs::Spec& spec) {
         Random random(12);
-        ForwardInputs inputs = make_inputs(random, {2, 2, 2, 20, 20, 8, 8});
+        ForwardInputs inputs = make_inputs(spec, random, {2, 2, 2, 20, 20, 8, 8});
         inputs.key_lengths = lengths({0, 20});
-        const bool lse =
-            engine.registry()->find(spec.mechanism)->has(ATTEND_CAP_LSE_OUT) && (!spec.has_lse || spec.has_lse({}));
+        const bool lse = engine.registry()->find(spec.mechanism)->has(ATTEND_CAP_LSE_OUT);
         const auto got = run(engine, inputs, spec.mechanism, {}, lse);
         const auto out = values(got.output);
         for (std::size_t at = 0; at < out.size() / 2; ++at) CHECK(out[at] == 0.0f);
@@ -316,7 +316,7 @@ TEST_CASE("empty tensors give empty or zero outputs") {
                                    Shape{1, 1, 1, 0, 5, 8, 8}}) {
             if (shape.q_len != shape.kv_len && !spec.cross) continue;
             INFO(shape.text());
-            const auto got = run(engine, make_inputs(random, shape), spec.mechanism);
+            const auto got = run(engine, make_inputs(spec, random, shape), spec.mechanism);
             CHECK(got.output.shape ==
                   std::vector<std::int64_t>{shape.batch, shape.heads, shape.q_len, shape.value_dim});
             for (const float x : values(got.output)) CHECK(x == 0.0f);
@@ -331,7 +331,7 @@ TEST_CASE("1, 2 and 7 threads give the same bits") {
             INFO(mechanism->name << " on " << backend);
             for (const Shape& shape : {Shape{2, 2, 2, 190, 190, 16, 16}, Shape{1, 1, 1, 1, 1, 4, 4}}) {
                 Random random(14);
-                const ForwardInputs inputs = completed(spec, make_inputs(random, shape), {});
+                const ForwardInputs inputs = make_inputs(spec, random, shape);
                 const auto one = run(service(backend, 1), inputs, spec.mechanism);
                 for (const int threads : {2, 7})
                     CHECK(same_bits(one.output, run(service(backend, threads), inputs, spec.mechanism).output));
@@ -343,8 +343,7 @@ TEST_CASE("instruction sets agree within the contract") {
     const auto sets = backends();
     for (const auto& mechanism : mechanisms()) {
         Random random(15);
-        const ForwardInputs inputs =
-            completed(spec_of(mechanism->name), make_inputs(random, {1, 2, 2, 65, 65, 32, 32}), {});
+        const ForwardInputs inputs = make_inputs(spec_of(mechanism->name), random, {1, 2, 2, 65, 65, 32, 32});
         const auto reference = values(run(service(sets.front()), inputs, mechanism->name).output);
         for (const std::string& backend : sets) {
             INFO(mechanism->name << " on " << backend << " against " << sets.front());
@@ -359,7 +358,7 @@ TEST_CASE("grouped heads equal repeated key heads") {
     for_all("gqa", [](attend::AttentionService& engine, const specs::Spec& spec) {
         if (!spec.gqa) return;
         Random random(16);
-        const ForwardInputs grouped = make_inputs(random, {1, 6, 2, 17, 17, 8, 8});
+        const ForwardInputs grouped = make_inputs(spec, random, {1, 6, 2, 17, 17, 8, 8});
         ForwardInputs repeated = grouped;
         for (auto* tensor : {&repeated.key, &repeated.value}) {
             const Tensor from = **tensor;
@@ -377,17 +376,18 @@ TEST_CASE("scores are the weights that make the output") {
     for_all("scores", [](attend::AttentionService& engine, const specs::Spec& spec) {
         if (!engine.registry()->find(spec.mechanism)->has(ATTEND_CAP_SCORES_OUT)) return;
         Random random(17);
-        const ForwardInputs inputs = make_inputs(random, {1, 2, 2, 33, 33, 8, 8});
+        const ForwardInputs inputs = make_inputs(spec, random, {1, 2, 2, 33, 33, 8, 8});
         const auto got = run(engine, inputs, spec.mechanism, {}, false, true);
         const auto p = values(*got.scores), v = values(*inputs.value);
+        const auto heads = static_cast<std::size_t>(inputs.value->shape[1]);
         std::vector<double> product(2 * 33 * 8, 0.0);
         for (std::size_t row = 0; row < 66; ++row) {
             double sum = 0.0;
             for (std::size_t j = 0; j < 33; ++j) {
                 sum += static_cast<double>(p[row * 33 + j]);
                 for (std::size_t d = 0; d < 8; ++d)
-                    product[row * 8 + d] +=
-                        static_cast<double>(p[row * 33 + j]) * static_cast<double>(v[((row / 33) * 33 + j) * 8 + d]);
+                    product[row * 8 + d] += static_cast<double>(p[row * 33 + j]) *
+                                            static_cast<double>(v[((row / 33 * heads / 2) * 33 + j) * 8 + d]);
             }
             CHECK(std::abs(sum - 1.0) <= 1e-5);
         }
@@ -401,7 +401,7 @@ TEST_CASE("option bounds are accepted and one past them is refused by name") {
             const bool integer = option.type == attend::OptionType::integer;
             if (!integer && option.type != attend::OptionType::real) continue;
             Random random(18);
-            const ForwardInputs inputs = make_inputs(random, {1, 2, 2, 4, 4, 8, 8});
+            const ForwardInputs inputs = make_inputs(spec_of(mechanism->name), random, {1, 2, 2, 4, 4, 8, 8});
             for (const double past : {option.min - 1.0, option.max + std::max(1.0, std::abs(option.max) * 1e-3)}) {
                 if (!std::isfinite(past) || std::abs(past) > 9e15) continue;
                 attend::ForwardOptions call{
@@ -419,8 +419,8 @@ TEST_CASE("option bounds are accepted and one past them is refused by name") {
 TEST_CASE("unknown options are refused with the nearest name") {
     for (const auto& mechanism : mechanisms()) {
         Random random(19);
-        const auto result =
-            service().forward(make_inputs(random, {1, 1, 1, 4, 4, 8, 8}), {mechanism->name, {{"sede", 1}}});
+        const auto result = service().forward(make_inputs(spec_of(mechanism->name), random, {1, 1, 1, 4, 4, 8, 8}),
+                                              {mechanism->name, {{"sede", 1}}});
         REQUIRE_FALSE(result.ok());
         CHECK(result.error().code == attend::ErrorCode::option);
         CHECK(result.error().message.find("seed") != std::string::npos);
@@ -431,15 +431,15 @@ TEST_CASE("mismatched shapes are refused with the extents") {
     for (const auto& mechanism : mechanisms()) {
         Random random(20);
         INFO(mechanism->name);
-        ForwardInputs inputs = make_inputs(random, {1, 4, 4, 5, 5, 8, 8});
-        inputs.key = normal(random, {1, 4, 5, 9});
+        ForwardInputs inputs = make_inputs(spec_of(mechanism->name), random, {1, 4, 4, 5, 5, 8, 8});
+        inputs.key = normal(random, {1, inputs.key->shape[1], 5, 9});
         CHECK(service().forward(inputs, {mechanism->name, {}}).error().code == attend::ErrorCode::shape);
-        inputs = make_inputs(random, {1, 4, 4, 5, 5, 8, 8});
-        inputs.value = normal(random, {1, 4, 6, 8});
+        inputs = make_inputs(spec_of(mechanism->name), random, {1, 4, 4, 5, 5, 8, 8});
+        inputs.value = normal(random, {1, inputs.key->shape[1], 6, 8});
         CHECK(service().forward(inputs, {mechanism->name, {}}).error().code == attend::ErrorCode::shape);
-        inputs = make_inputs(random, {1, 4, 3, 5, 5, 8, 8});
+        inputs = support::make_inputs(random, {1, 4, 3, 5, 5, 8, 8});
         CHECK(service().forward(inputs, {mechanism->name, {}}).error().code == attend::ErrorCode::shape);
-        inputs = make_inputs(random, {2, 4, 4, 5, 5, 8, 8});
+        inputs = make_inputs(spec_of(mechanism->name), random, {2, 4, 4, 5, 5, 8, 8});
         inputs.key_lengths = lengths({6, 1});
         CHECK(service().forward(inputs, {mechanism->name, {}}).error().code == attend::ErrorCode::shape);
     }
@@ -448,7 +448,7 @@ TEST_CASE("mismatched shapes are refused with the extents") {
 TEST_CASE("inputs are not modified and outputs alias nothing") {
     for (const auto& mechanism : mechanisms()) {
         Random random(21);
-        const ForwardInputs inputs = make_inputs(random, {1, 2, 2, 12, 12, 8, 8});
+        const ForwardInputs inputs = make_inputs(spec_of(mechanism->name), random, {1, 2, 2, 12, 12, 8, 8});
         const auto q = values(inputs.query), k = values(*inputs.key), v = values(*inputs.value);
         const auto got = run(service(), inputs, mechanism->name);
         CHECK(values(inputs.query) == q);
