@@ -61,10 +61,18 @@ bool fits(const NamedValues& options, const Shape& shape) {
     return true;
 }
 
-void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& inputs,
+// The call with what the mechanism alone knows.
+ForwardInputs completed(const specs::Spec& spec, ForwardInputs inputs, const NamedValues& options) {
+    specs::Numbers numbers(static_cast<std::uint64_t>(inputs.query.size() + 1));
+    if (spec.more) spec.more(inputs, options, numbers);
+    return inputs;
+}
+
+void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& given,
                           const NamedValues& options) {
+    const ForwardInputs inputs = completed(spec, given, options);
     const auto& record = *engine.registry()->find(spec.mechanism);
-    const bool lse = record.has(ATTEND_CAP_LSE_OUT), scores = record.has(ATTEND_CAP_SCORES_OUT);
+    const bool lse = record.has(ATTEND_CAP_LSE_OUT) && (!spec.has_lse || spec.has_lse(options)), scores = record.has(ATTEND_CAP_SCORES_OUT);
     const attend::ForwardResult got = run(engine, inputs, spec.mechanism, options, lse, scores);
     const specs::Expected expected = spec.oracle({&inputs, got.options()});
     const double scale = std::max(1.0, largest(values(inputs.value ? *inputs.value
@@ -299,7 +307,8 @@ TEST_CASE("rows without keys are zero with LSE minus infinity") {
         Random random(12);
         ForwardInputs inputs = make_inputs(spec, random, {2, 2, 2, 20, 20, 8, 8});
         inputs.key_lengths = lengths({0, 20});
-        const bool lse = engine.registry()->find(spec.mechanism)->has(ATTEND_CAP_LSE_OUT);
+        const bool lse =
+            engine.registry()->find(spec.mechanism)->has(ATTEND_CAP_LSE_OUT) && (!spec.has_lse || spec.has_lse({}));
         const auto got = run(engine, inputs, spec.mechanism, {}, lse);
         const auto out = values(got.output);
         for (std::size_t at = 0; at < out.size() / 2; ++at) CHECK(out[at] == 0.0f);
@@ -331,7 +340,7 @@ TEST_CASE("1, 2 and 7 threads give the same bits") {
             INFO(mechanism->name << " on " << backend);
             for (const Shape& shape : {Shape{2, 2, 2, 190, 190, 16, 16}, Shape{1, 1, 1, 1, 1, 4, 4}}) {
                 Random random(14);
-                const ForwardInputs inputs = make_inputs(spec, random, shape);
+                const ForwardInputs inputs = completed(spec, make_inputs(spec, random, shape), {});
                 const auto one = run(service(backend, 1), inputs, spec.mechanism);
                 for (const int threads : {2, 7})
                     CHECK(same_bits(one.output, run(service(backend, threads), inputs, spec.mechanism).output));
@@ -343,7 +352,8 @@ TEST_CASE("instruction sets agree within the contract") {
     const auto sets = backends();
     for (const auto& mechanism : mechanisms()) {
         Random random(15);
-        const ForwardInputs inputs = make_inputs(spec_of(mechanism->name), random, {1, 2, 2, 65, 65, 32, 32});
+        const specs::Spec& spec = spec_of(mechanism->name);
+        const ForwardInputs inputs = completed(spec, make_inputs(spec, random, {1, 2, 2, 65, 65, 32, 32}), {});
         const auto reference = values(run(service(sets.front()), inputs, mechanism->name).output);
         for (const std::string& backend : sets) {
             INFO(mechanism->name << " on " << backend << " against " << sets.front());

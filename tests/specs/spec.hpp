@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,19 @@ struct Expected {
     std::vector<double> o, lse, p;  // lse and p may be empty: not defined
 };
 
+// Seeded numbers for what a spec adds to a call.
+struct Numbers {
+    std::mt19937_64 engine;
+    explicit Numbers(std::uint64_t seed) : engine(seed) {}
+    std::int64_t below(std::int64_t n) { return static_cast<std::int64_t>(engine() % static_cast<std::uint64_t>(n)); }
+    Tensor normal(std::vector<std::int64_t> shape) {
+        Tensor tensor = Tensor::allocate(attend::DType::f32, std::move(shape)).value();
+        std::normal_distribution<float> draw;
+        for (std::int64_t at = 0; at < tensor.size(); ++at) tensor.as<float>()[at] = draw(engine);
+        return tensor;
+    }
+};
+
 struct Spec {
     std::string mechanism;
     std::function<Expected(const Call&)> oracle;
@@ -56,6 +70,9 @@ struct Spec {
     bool causal{true};                            // takes causal = true
     std::map<std::string, std::string> exempt{};  // property -> reason
     double tolerance{3e-6};                       // of max |V|, unit-scale inputs
+    // Adds the mechanism's own inputs and weights to a call that is compared with the oracle.
+    std::function<void(ForwardInputs& inputs, const NamedValues& options, Numbers& numbers)> more{};
+    std::function<bool(const NamedValues& options)> has_lse{};  // empty: whenever the capability says so
 };
 
 // Registers at start-up; the property suite looks specs up by name and fails for a mechanism without one.
@@ -73,6 +90,17 @@ struct Place {
 };
 Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
                bool common_window);
+
+// Whether the common rules show a pair: lengths, mask, and causal and window where the mechanism has them.
+bool common_visible(const Call& call, const Place& at, bool causal, bool window);
+// The bias of a pair, 0 without one; minus infinity hides.
+double bias_at(const Call& call, const Place& at);
+// What dropout multiplies a weight by; row_head is the batch index times the heads that draw, plus the head.
+double dropout_at(const Call& call, std::int64_t row_head, std::int64_t i, std::int64_t j);
+// A weight without gaps: that of the call, or else uniform in [-bound, bound) as its seeded initialiser says, under the name
+// "<mechanism>/<weight>" of the weights table.
+std::vector<double> weight_of(const Call& call, const std::string& name, const std::string& seeded_name,
+                              std::size_t count, double bound);
 
 // Position offset of an item: explicit, top-left, per item from both lengths, or Nk - Nq.
 std::int64_t offset_of(const Call& call, std::int64_t item);
