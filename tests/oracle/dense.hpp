@@ -50,6 +50,11 @@ struct Dense {
     std::function<double(std::int64_t b, std::int64_t h, std::int64_t j, std::int64_t d)> k, v;  // h: a key head
     std::function<bool(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j)> visible;
     std::function<double(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j)> bias;  // may be empty
+    std::function<double(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j)>
+        content;  // joins q.k; may be empty
+    std::function<double(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j, std::int64_t d)>
+        value;                                                         // joins v
+    std::int64_t dropout_heads{0}, dropout_first{0}, dropout_step{1};  // head of the counter; 0 heads: q_heads
     double scale{}, softcap{}, dropout{};
     std::uint64_t seed{}, rng_offset{};
 };
@@ -78,6 +83,7 @@ inline Result attention(const Dense& x) {
                     if (!x.visible(b, h, i, j) || bias == minus) continue;
                     double dot = 0.0;
                     for (std::int64_t d = 0; d < x.head_dim; ++d) dot += x.q(b, h, i, d) * x.k(b, kv, j, d);
+                    if (x.content) dot += x.content(b, h, i, j);
                     double score = x.scale * dot;
                     if (x.softcap > 0) score = x.softcap * std::tanh(score / x.softcap);
                     s[size(j)] = score + bias;
@@ -94,14 +100,16 @@ inline Result attention(const Dense& x) {
                     r.p[size(row * x.kv_len + j)] = p;
                     double kept = p;
                     if (x.dropout > 0) {
-                        const std::uint32_t word =
-                            philox_word(x.seed, static_cast<std::uint32_t>(j / 4), static_cast<std::uint32_t>(i),
-                                        static_cast<std::uint32_t>(b * x.q_heads + h),
-                                        (1u << 24) | static_cast<std::uint32_t>(x.rng_offset), static_cast<int>(j % 4));
+                        const std::uint32_t word = philox_word(
+                            x.seed, static_cast<std::uint32_t>(j / 4), static_cast<std::uint32_t>(i),
+                            static_cast<std::uint32_t>(b * (x.dropout_heads > 0 ? x.dropout_heads : x.q_heads) +
+                                                       x.dropout_first + h * x.dropout_step),
+                            (1u << 24) | static_cast<std::uint32_t>(x.rng_offset), static_cast<int>(j % 4));
                         kept = static_cast<double>(word) >= threshold ? p / (1.0 - x.dropout) : 0.0;
                     }
                     for (std::int64_t d = 0; d < x.value_dim; ++d)
-                        r.o[size(row * x.value_dim + d)] += kept * x.v(b, kv, j, d);
+                        r.o[size(row * x.value_dim + d)] +=
+                            kept * (x.v(b, kv, j, d) + (x.value ? x.value(b, h, i, j, d) : 0.0));
                 }
             }
     return r;

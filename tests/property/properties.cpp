@@ -51,6 +51,7 @@ std::vector<Shape> shapes(const specs::Spec& spec) {
         list.insert(list.end(), {{2, 2, 2, 1, 33, 16, 16}, {1, 2, 2, 5, 129, 16, 16}, {1, 1, 1, 40, 9, 8, 8}});
     if (spec.gqa) list.insert(list.end(), {{1, 4, 2, 19, 19, 16, 16}, {2, 6, 1, 3, 3, 8, 8}});
     list.push_back({1, 2, 2, 20, 20, 12, 7});
+    if (!spec.odd_width) std::erase_if(list, [](const Shape& shape) { return shape.head_dim % 2 != 0; });
     return list;
 }
 

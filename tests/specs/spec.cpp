@@ -91,8 +91,8 @@ std::vector<double> weight_of(const Call& call, const std::string& name, const s
     return weight;
 }
 
-Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
-               bool common_window) {
+oracle::Dense problem_of(const Call& call, std::function<bool(const Place&)> pattern, bool common_causal,
+                         bool common_window) {
     const ForwardInputs& in = *call.inputs;
     const Tensor& query = in.query;
     const Tensor& key = in.key ? *in.key : query;
@@ -114,16 +114,26 @@ Expected dense(const Call& call, const std::function<bool(const Place&)>& patter
     x.dropout = call.number("dropout", 0.0);
     x.seed = static_cast<std::uint64_t>(call.number("seed", 0.0));
     x.rng_offset = static_cast<std::uint64_t>(call.number("rng_offset", 0.0));
-    x.visible = [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+    x.visible = [&call, pattern = std::move(pattern), common_causal, common_window](std::int64_t b, std::int64_t h,
+                                                                                    std::int64_t i, std::int64_t j) {
         const Place at{b, h, i, j, i + offset_of(call, b)};
         return common_visible(call, at, common_causal, common_window) && pattern(at);
     };
     if (in.bias)
-        x.bias = [&](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
+        x.bias = [&call](std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t j) {
             return bias_at(call, Place{b, h, i, j, 0});
         };
-    oracle::Result r = oracle::attention(x);
+    return x;
+}
+
+Expected solved(const oracle::Dense& problem) {
+    oracle::Result r = oracle::attention(problem);
     return {std::move(r.o), std::move(r.lse), std::move(r.p)};
+}
+
+Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
+               bool common_window) {
+    return solved(problem_of(call, pattern, common_causal, common_window));
 }
 
 }  // namespace specs

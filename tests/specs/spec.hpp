@@ -68,6 +68,7 @@ struct Spec {
     std::int64_t kv_heads{0};             // key heads that it takes; 0: any that divide the query heads
     bool cross{true};                             // Nq != Nk
     bool causal{true};                            // takes causal = true
+    bool odd_width{true};                         // takes an odd head width
     std::map<std::string, std::string> exempt{};  // property -> reason
     double tolerance{3e-6};                       // of max |V|, unit-scale inputs
     // Adds the mechanism's own inputs and weights to a call that is compared with the oracle.
@@ -90,6 +91,11 @@ struct Place {
 };
 Expected dense(const Call& call, const std::function<bool(const Place&)>& pattern, bool common_causal,
                bool common_window);
+// The same before it is computed, for specs that change some of it. It refers to `call`.
+oracle::Dense problem_of(const Call& call, std::function<bool(const Place&)> pattern, bool common_causal,
+                         bool common_window);
+Expected solved(const oracle::Dense& problem);
+inline bool everywhere(const Place&) { return true; }
 
 // Whether the common rules show a pair: lengths, mask, and causal and window where the mechanism has them.
 bool common_visible(const Call& call, const Place& at, bool causal, bool window);
