@@ -74,15 +74,17 @@ struct About {
     uint32_t numerics = ATTEND_EXACT, revision = 1;
 };
 
-// Puts a function of a mechanism in the place that its type belongs to. (prepared_bytes has the type of workspace: a
-// mechanism that prepares fills MechanismEntry itself.)
+// Puts a function of a mechanism in the place that its type belongs to. Of two functions that count bytes the first is
+// workspace, the second prepared_bytes.
 template <auto function>
 consteval void install(MechanismEntry& entry) {
     constexpr auto call = erased<function>;
     if constexpr (requires { entry.check = call; })
         entry.check = call;
     else if constexpr (requires { entry.workspace = call; })
-        entry.workspace = call;
+        (entry.workspace == nullptr ? entry.workspace : entry.prepared_bytes) = call;
+    else if constexpr (requires { entry.prepare = call; })
+        entry.prepare = call;
     else if constexpr (requires { entry.forward = call; })
         entry.forward = call;
     else if constexpr (requires { entry.cost = call; })

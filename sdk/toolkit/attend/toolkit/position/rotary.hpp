@@ -22,11 +22,20 @@ inline void rotary_angles(double position, int64_t dim, double base, float* cosi
 
 // Rotates the first dim channels of a contiguous row in place; half: pairs (t, t + dim/2), interleaved: (2t, 2t + 1).
 inline void rotate(float* row, int64_t dim, RotaryLayout layout, const float* cosines, const float* sines) {
-    for (int64_t t = 0; t < dim / 2; ++t) {
-        const int64_t first = layout == RotaryLayout::half ? t : 2 * t, second = layout == RotaryLayout::half ? t + dim / 2 : 2 * t + 1;
-        const float a = row[first], b = row[second];
-        row[first] = a * cosines[t] - b * sines[t];
-        row[second] = b * cosines[t] + a * sines[t];
+    const int64_t pairs = dim / 2;
+    if (layout == RotaryLayout::half) {
+        float *first = row, *second = row + pairs;
+        for (int64_t t = 0; t < pairs; ++t) {
+            const float a = first[t], b = second[t];
+            first[t] = a * cosines[t] - b * sines[t];
+            second[t] = b * cosines[t] + a * sines[t];
+        }
+        return;
+    }
+    for (int64_t t = 0; t < pairs; ++t) {
+        const float a = row[2 * t], b = row[2 * t + 1];
+        row[2 * t] = a * cosines[t] - b * sines[t];
+        row[2 * t + 1] = b * cosines[t] + a * sines[t];
     }
 }
 
