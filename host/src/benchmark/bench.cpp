@@ -215,7 +215,8 @@ std::optional<double> Bench::distance_from_exact(const CallSpec& spec) {
     if (!mechanism || mechanism->numerics != ATTEND_APPROXIMATE) return std::nullopt;
     CallSpec shape = spec;
     shape.batch = 1;
-    shape.heads = shape.kv_heads = std::min<std::int64_t>(spec.heads, 2);
+    shape.heads = std::min<std::int64_t>(spec.heads, 2);
+    shape.kv_heads = usual_key_heads(*mechanism, shape.heads);
     shape.q_len = std::min<std::int64_t>(spec.q_len, 512);
     shape.kv_len = std::min<std::int64_t>(spec.kv_len, 512);
     const Result<ForwardInputs> inputs = make_inputs(shape, *mechanism, settings_.seed + 2);

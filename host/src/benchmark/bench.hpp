@@ -66,6 +66,8 @@ Result<void> run_targets(Bench& bench, BenchmarkReport& report);
 
 // The shape that flags and defaults give.
 [[nodiscard]] CallSpec spec_of(const Bench& bench, const MechanismRecord& mechanism);
+// As many as query heads, or one where the mechanism takes no other number.
+std::int64_t usual_key_heads(const MechanismRecord& mechanism, std::int64_t heads);
 [[nodiscard]] Result<void> apply_precision(CallSpec& spec, const std::string& precision);
 
 // bench/targets.json as it was when the program was built.

@@ -14,14 +14,17 @@
 namespace attend {
 namespace benchmark {
 
+std::int64_t usual_key_heads(const MechanismRecord& mechanism, std::int64_t heads) {
+    return mechanism.has(ATTEND_CAP_MQA) && !mechanism.has(ATTEND_CAP_GQA) ? 1 : heads;
+}
+
 CallSpec spec_of(const Bench& bench, const MechanismRecord& mechanism) {
     const BenchmarkSettings& settings = bench.settings();
     CallSpec spec;
     spec.mechanism = mechanism.shadowed_by.empty() ? mechanism.name : mechanism.qualified_name();
     spec.batch = settings.batch.value_or(1);
     spec.heads = settings.heads.value_or(8);
-    const bool one_key_head = mechanism.has(ATTEND_CAP_MQA) && !mechanism.has(ATTEND_CAP_GQA);
-    spec.kv_heads = settings.kv_heads.value_or(one_key_head ? 1 : spec.heads);
+    spec.kv_heads = settings.kv_heads.value_or(usual_key_heads(mechanism, spec.heads));
     spec.dim = settings.dims.empty() ? 64 : settings.dims.front();
     spec.q_len = spec.kv_len = settings.lengths.empty() ? 512 : settings.lengths.front();
     spec.causal = settings.causal;

@@ -82,7 +82,8 @@ private:
         CallSpec spec = spec_of(bench_, mechanism);
         spec.threads = static_cast<std::uint32_t>(pick(1, std::max(2u, most_threads())));
         spec.batch = any_of({1, 1, 1, 2, 3});
-        spec.heads = spec.kv_heads = any_of({1, 2, 4, 8});
+        spec.heads = any_of({1, 2, 4, 8});
+        spec.kv_heads = usual_key_heads(mechanism, spec.heads);
         if (mechanism.has(ATTEND_CAP_GQA) && pick(0, 3) == 0) spec.kv_heads = std::max<std::int64_t>(1, spec.heads / 2);
         spec.q_len = static_cast<std::int64_t>(pick(1, 300));
         spec.kv_len =
@@ -139,7 +140,8 @@ private:
 
     void fixed_call(std::size_t at) {
         CallSpec spec = spec_of(bench_, *mechanisms_[at]);
-        spec.heads = spec.kv_heads = 2;
+        spec.heads = 2;
+        spec.kv_heads = usual_key_heads(*mechanisms_[at], spec.heads);
         spec.q_len = spec.kv_len = 96;
         spec.dim = 64;
         spec.threads = most_threads();

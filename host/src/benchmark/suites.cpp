@@ -61,7 +61,8 @@ Result<void> run_comprehensive(Bench& bench, const std::vector<MechanismPtr>& me
         spec.dim = dims.front();
         if (!settings.heads && settings.dims.empty())
             for (const std::int64_t width : {128, 256, 768, 1024}) {
-                spec.heads = spec.kv_heads = width / 64;
+                spec.heads = width / 64;
+                spec.kv_heads = usual_key_heads(*mechanism, spec.heads);
                 report.rows.push_back(bench.measure(spec));
             }
         spec = spec_of(bench, *mechanism);
@@ -87,7 +88,7 @@ Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanism
             if (settings.mechanisms.empty() && settings.category.empty() && mechanism->category != "flash") continue;
             CallSpec spec = spec_of(bench, *mechanism);
             spec.heads = settings.heads.value_or(1);
-            spec.kv_heads = settings.kv_heads.value_or(spec.heads);
+            spec.kv_heads = settings.kv_heads.value_or(usual_key_heads(*mechanism, spec.heads));
             spec.threads = all_threads(bench);
             spec.q_len = spec.kv_len = length;
             report.rows.push_back(bench.measure(spec));

@@ -87,7 +87,9 @@ MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mecha
         {needs.dropout, ATTEND_CAP_DROPOUT, "dropout", "does not take dropout"},
         {needs.lse, ATTEND_CAP_LSE_OUT, "lse", "gives no LSE"},
         {needs.scores, ATTEND_CAP_SCORES_OUT, "scores", "has no score matrix"},
-        {sizes.heads != sizes.kv_heads, ATTEND_CAP_GQA, "gqa", "needs as many key heads as query heads"},
+        {sizes.heads != sizes.kv_heads,
+         sizes.kv_heads == 1 && mechanism.has(ATTEND_CAP_MQA) ? ATTEND_CAP_MQA : ATTEND_CAP_GQA, "gqa",
+         "needs as many key heads as query heads"},
         {sizes.head_dim != sizes.value_dim, ATTEND_CAP_DV_DIFFERS, "valueDim", "needs values as wide as keys"}};
     for (const Need& need : list)
         if (need.wanted && !mechanism.has(need.capability)) return {need.check, need.what, std::nullopt};

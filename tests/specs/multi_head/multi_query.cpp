@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// Core form: dense attention whose query heads all read one key head. The projected form has identities.
+#include "specs/spec.hpp"
+
+namespace {
+const specs::Registration spec({.mechanism = "multi-query-attention",
+                                .oracle =
+                                    [](const specs::Call& call) {
+                                        return specs::dense(
+                                            call, [](const specs::Place&) { return true; }, true, true);
+                                    },
+                                .variants = {{{"causal", true}},
+                                             {{"window_size", 4}},
+                                             {{"softcap", 2.0}},
+                                             {{"dropout", 0.1}, {"seed", 3}},
+                                             {{"scale", 0.3}},
+                                             {{"causal", true}, {"causal_alignment", "top-left"}},
+                                             {{"causal", true}, {"window_left", 2}}},
+                                .gqa = false,
+                                .kv_heads = 1});
+}
