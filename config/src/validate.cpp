@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Values against option tables: names, types, ranges, choices, defaults.
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -99,7 +100,7 @@ std::optional<OptionValue::Value> to_list(const OptionSpec& spec, const Json& va
         if (converted) elements.push_back(*std::get_if<Element>(&*converted));
         return converted.has_value();
     };
-    if (spec.scalar_ok && value.is_number()) {
+    if (spec.scalar_ok && (spec.choices.empty() ? value.is_number() : value.is_string())) {
         if (!add(value)) return std::nullopt;
         return OptionValue::Value(std::move(elements));
     }
@@ -123,7 +124,8 @@ std::optional<OptionValue::Value> convert(const OptionSpec& spec, const Json& va
             if (!value.is_string()) return std::nullopt;
             return OptionValue::Value(value.as_string());
         case OptionType::enumeration: return to_choice(spec, value);
-        case OptionType::integer_list: return to_list<std::int64_t>(spec, value, to_integer);
+        case OptionType::integer_list:
+            return to_list<std::int64_t>(spec, value, spec.choices.empty() ? to_integer : to_choice);
         case OptionType::real_list: return to_list<double>(spec, value, to_real);
     }
     return std::nullopt;
@@ -133,8 +135,12 @@ Error problem(std::string message) { return Error{ErrorCode::option, std::move(m
 
 // A word that is no choice gets the nearest ones, unless the list of all is short enough to be seen at a glance.
 std::string choice_hint(const OptionSpec& spec, const Json& value) {
-    if (spec.type != OptionType::enumeration || !value.is_string()) return {};
-    return did_you_mean(value.as_string(), spec.choices);
+    if (spec.choices.empty()) return {};
+    if (value.is_string()) return did_you_mean(value.as_string(), spec.choices);
+    if (!value.is_array()) return {};
+    for (const Json& element : value.as_array())
+        if (element.is_string() && !to_choice(spec, element)) return did_you_mean(element.as_string(), spec.choices);
+    return {};
 }
 
 struct Completed {
@@ -205,7 +211,7 @@ Completed complete(const std::string& place, std::span<const OptionSpec> table, 
             continue;
         }
         result.values[row].type = spec.type;
-        result.values[row].scalar = is_list(spec.type) && spec.default_value->is_number();
+        result.values[row].scalar = is_list(spec.type) && !spec.default_value->is_array();
         result.values[row].value = *value;
     }
     return result;
@@ -236,6 +242,9 @@ std::string accepted_values(const OptionSpec& spec) {
         case OptionType::text: return "text";
         case OptionType::enumeration: return "one of " + join_names(spec.choices);
         case OptionType::integer_list:
+            if (!spec.choices.empty())
+                return (spec.scalar_ok ? "one word or a list of words, each one of " : "list of words, each one of ") +
+                       join_names(spec.choices);
             return (spec.scalar_ok ? "one integer or a list of integers, each" : "list of integers, each") +
                    (range_text(spec).empty() ? std::string(" of any size") : range_text(spec));
         case OptionType::real_list:
@@ -256,7 +265,7 @@ Result<OptionValue> convert_option(const std::string& subject, const OptionSpec&
     result.name = spec.name;
     result.type = spec.type;
     result.given = true;
-    result.scalar = is_list(spec.type) && value.is_number();
+    result.scalar = is_list(spec.type) && !value.is_array();
     result.value = std::move(*converted);
     return result;
 }
@@ -287,10 +296,18 @@ Json option_to_json(const OptionSpec& spec, const OptionValue& value) {
     const auto list = [&](const auto& elements) {
         if (value.scalar && elements.size() == 1) return Json(elements.front());
         Json array = Json::array();
-        for (const auto element : elements) array.push(Json(element));
+        for (const auto& element : elements) array.push(Json(element));
         return array;
     };
-    if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value.value)) return list(*integers);
+    if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value.value)) {
+        if (spec.choices.empty()) return list(*integers);
+        std::vector<std::string> words;
+        for (const std::int64_t index : *integers)
+            words.push_back(static_cast<std::size_t>(index) < spec.choices.size()
+                                ? spec.choices[static_cast<std::size_t>(index)]
+                                : std::string());
+        return list(words);
+    }
     if (const auto* reals = std::get_if<std::vector<double>>(&value.value)) return list(*reals);
     return Json();
 }
@@ -310,6 +327,16 @@ Json parse_option_text(const OptionSpec& spec, std::string_view text) {
         case OptionType::integer_list:
         case OptionType::real_list: {
             if (!value.is_string()) return value;
+            if (!spec.choices.empty()) {
+                if (text.find(',') == std::string_view::npos) return value;
+                Json words = Json::array();
+                for (std::size_t begin = 0; begin <= text.size();) {
+                    const std::size_t end = std::min(text.find(',', begin), text.size());
+                    words.push(Json(text.substr(begin, end - begin)));
+                    begin = end + 1;
+                }
+                return words;
+            }
             auto list = parse_json("[" + std::string(text) + "]", "value");
             return list.ok() ? std::move(list).value() : value;
         }

@@ -21,7 +21,8 @@ namespace attend {
 
 enum class OptionType { none, boolean, integer, real, text, enumeration, integer_list, real_list };
 
-// "bool", "int", "float", "string", "enum", "int list", "float list"; "none" for none.
+// "bool", "int", "float", "string", "enum", "int list", "float list"; "none" for none. A list of words is an "int list" of
+// their indices to a plugin; people read and write the words.
 [[nodiscard]] const char* option_type_name(OptionType type) noexcept;
 
 // One row of an option table.
@@ -36,7 +37,8 @@ struct OptionSpec {
     double min{-std::numeric_limits<double>::infinity()};
     double max{std::numeric_limits<double>::infinity()};
     double step{0.0};  // a hint for tuning, not a check
-    std::vector<std::string> choices{};
+    std::vector<std::string>
+        choices{};  // of an enumeration, or of the elements of an integer list, which are then words
     std::string unit{};
     std::string since{};
     std::string replaced_by{};
@@ -57,7 +59,7 @@ struct OptionValue {
     OptionType type{OptionType::none};  // none: not given and no default
     bool given{false};                  // set by the caller, not filled in
     bool scalar{false};                 // a list that was written as one bare number
-    Value value;                        // enumeration: the index in choices; unsigned: the bits of the number
+    Value value;                        // a choice: its index in choices; unsigned: the bits of the number
 };
 
 using NamedValues = std::vector<std::pair<std::string, Json>>;

@@ -93,7 +93,7 @@ std::optional<LoadFailure> audit_option(const attend_option& from, const std::st
     const bool ranged = to.type == OptionType::integer || to.type == OptionType::real ||
                         to.type == OptionType::integer_list || to.type == OptionType::real_list;
     if (ranged && !(to.min <= to.max)) return bad(what + ": its range is empty");
-    if (to.type == OptionType::enumeration) {
+    if (to.type == OptionType::enumeration || (to.type == OptionType::integer_list && from.choices != nullptr)) {
         if (from.choices == nullptr) return bad(what + ": an enumeration without choices");
         for (std::size_t at = 0; from.choices[at] != nullptr; ++at) {
             const auto choice = read_text(from.choices[at]);
@@ -102,6 +102,11 @@ std::optional<LoadFailure> audit_option(const attend_option& from, const std::st
             to.choices.push_back(*choice);
         }
         if (to.choices.empty()) return bad(what + ": an enumeration without choices");
+        // A list's elements are indices, whose range a plugin checks again.
+        if (to.type == OptionType::integer_list &&
+            (to.min != 0.0 || to.max != static_cast<double>(to.choices.size() - 1)))
+            return bad(what + ": the range of a list of words; accepted: 0 to " +
+                       std::to_string(to.choices.size() - 1) + ", the indices of its choices");
     }
     if (!initial->empty()) {
         Result<Json> value = parse_json(*initial, what + ": default");

@@ -279,6 +279,13 @@ bool Guard::holds(const PortScope& scope) const {
             const auto index = static_cast<std::size_t>(std::get<std::int64_t>(value->value));
             return (spec->choices[index] == term.value) != term.negated;
         }
+        if (spec != nullptr && spec->type == OptionType::integer_list && !spec->choices.empty()) {
+            if (value == nullptr || value->type == OptionType::none) return false;
+            const auto& items = std::get<std::vector<std::int64_t>>(value->value);
+            return std::any_of(items.begin(), items.end(), [&](std::int64_t item) {
+                       return spec->choices[static_cast<std::size_t>(item)] == term.value;
+                   }) != term.negated;
+        }
         const Result<Expression> right_text = Expression::parse(term.value);
         const std::optional<double> right = right_text ? right_text->evaluate(scope) : std::nullopt;
         return left.has_value() && right.has_value() && (*left == *right) != term.negated;

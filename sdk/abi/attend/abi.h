@@ -179,7 +179,7 @@ typedef struct attend_option {
     uint32_t flags, reserved0;
     const char *name, *help, *unit, *default_json, *replaced_by;
     double min, max, step; /* numbers and list elements; step 0 = any */
-    const char *const *choices; /* ENUM: ends with NULL */
+    const char *const *choices; /* ENUM: ends with NULL. INT_LIST with choices: a list of words, as indices; min 0, max the last one */
     const char *since;
 } attend_option;
 

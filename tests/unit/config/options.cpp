@@ -173,6 +173,35 @@ TEST_CASE("options: lists check every element") {
     CHECK(std::get<std::vector<double>>(named(complete({{"slopes", Json::array()}}), "slopes").value).empty());
 }
 
+TEST_CASE("options: a list of words") {
+    const std::vector<attend::OptionSpec> rows{{.name = "parts",
+                                                .type = OptionType::integer_list,
+                                                .default_value = Json("dense"),
+                                                .min = 0,
+                                                .max = 2,
+                                                .choices = {"dense", "random", "factorized-dense"},
+                                                .scalar_ok = true}};
+    const auto run = [&](const Json& value) { return attend::complete_options("m", rows, {{"parts", value}}); };
+    const auto indices = [](const attend::OptionValue& value) {
+        return std::get<std::vector<std::int64_t>>(value.value);
+    };
+    const auto initial = attend::complete_options("m", rows, {}).value();
+    CHECK(indices(initial[0]) == std::vector<std::int64_t>{0});
+    CHECK(write_json(option_to_json(rows[0], initial[0])) == "\"dense\"");
+    const auto both = run(Json::array().push("factorized-dense").push("random")).value();
+    CHECK(indices(both[0]) == std::vector<std::int64_t>{2, 1});
+    CHECK(write_json(option_to_json(rows[0], both[0])) == "[\"factorized-dense\",\"random\"]");
+    for (const char* text : {"random,dense", "[\"random\",\"dense\"]"})
+        CHECK(indices(run(attend::parse_option_text(rows[0], text)).value()[0]) == std::vector<std::int64_t>{1, 0});
+    CHECK(indices(run(attend::parse_option_text(rows[0], "random")).value()[0]) == std::vector<std::int64_t>{1});
+    const auto refusal = run(Json::array().push("random").push("dence"));
+    REQUIRE_FALSE(refusal);
+    CHECK(contains(refusal.error().message, "accepted: one word or a list of words, each one of dense, random"));
+    CHECK(contains(refusal.error().message, "did you mean \"dense\"?"));
+    CHECK_FALSE(run(Json(1)).ok());
+    CHECK_FALSE(run(Json::array().push(1)).ok());
+}
+
 TEST_CASE("options: a list that takes a bare number remembers that it was bare") {
     const auto rows = table();
     const auto bare = complete({{"global_tokens", Json(4)}});

@@ -3,7 +3,7 @@
 // option is read; the same grammar heads the alternatives of port shapes (sdk/docs/plugin-abi.md, "Ports").
 //   guard = all { "|" all } ;  all = term { "&" term } ;  term = name | "!" name | name "=" value | name "!=" value
 // A bare name holds if the option is true or not zero, or, where no option has it, if an input or weight of that name
-// is bound. An option without a value makes its term false.
+// is bound. For a list of words name=value holds if the value is among them. An option without a value makes its term false.
 #pragma once
 
 #include "attend/author/entry.hpp"
@@ -44,6 +44,12 @@ inline bool term_holds(Span term, const MechanismEntry& entry, const attend_arra
         const attend_value* value = attend_find_option(&values, row.name);
         if (!value || value->type == 0) return false;
         if (!compares) return (value->u.i != 0) != negated;
+        if (row.type == ATTEND_TYPE_INT_LIST && row.choices) {
+            bool among = false;
+            for (uint32_t item = 0; item < value->count; ++item)
+                among = among || span_equal(wanted, row.choices[value->u.is[item]]);
+            return among != differs;
+        }
         if (row.type != ATTEND_TYPE_ENUM) return false;
         return span_equal(wanted, row.choices[value->u.i]) != differs;
     }
@@ -101,6 +107,9 @@ inline bool is_default(const OptionRow& row, const attend_value& value) {
         }
         case ATTEND_TYPE_ENUM: return span_equal({text + 1, attend_text_length(text) - 2}, row.row.choices[value.u.i]);
         case ATTEND_TYPE_INT_LIST:
+            if (row.row.choices)
+                return value.count == 1 &&
+                       span_equal({text + 1, attend_text_length(text) - 2}, row.row.choices[value.u.is[0]]);
             return text[0] == '[' ? value.count == 0
                                   : value.count == 1 && static_cast<double>(value.u.is[0]) == table_number(text);
         default: return false;

@@ -62,6 +62,14 @@ constexpr OptionRow option_int_list(uint64_t offset, const char* name, const cha
                       Field::integer_list, offset, reads);
 }
 
+// Words of `choices`, each once or more; one bare word too. Arrives as their indices. `last` is the index of the last choice.
+constexpr OptionRow option_word_list(uint64_t offset, const char* name, const char* default_json,
+                                     const char* const* choices, int32_t last, const char* help,
+                                     const char* reads = nullptr) {
+    return option_row(ATTEND_TYPE_INT_LIST, ATTEND_OPTION_SCALAR_OK, name, default_json, {0, static_cast<double>(last)},
+                      choices, help, Field::integer_list, offset, reads);
+}
+
 // Options that mean the same in every mechanism. The host resolves them into the plan description (flags,
 // causal_offset, windows, scale, softcap, dropout) and the call (seed, rng_offset), so they have no field.
 namespace common {
