@@ -165,6 +165,40 @@ inline float& at(const Tensor& tensor, std::int64_t a, std::int64_t b, std::int6
     return tensor.as<float>()[a * s[0] + b * s[1] + c * s[2]];
 }
 
+// y = x W^T + b in double precision; b may be NULL.
+inline Tensor linear(const Tensor& x, const Tensor& weight, const Tensor* bias = nullptr) {
+    const std::int64_t in = weight.shape[1], out = weight.shape[0];
+    Tensor y = filled({x.shape[0], x.shape[1], out}, 0.0f);
+    for (std::int64_t b = 0; b < x.shape[0]; ++b)
+        for (std::int64_t n = 0; n < x.shape[1]; ++n)
+            for (std::int64_t o = 0; o < out; ++o) {
+                double sum = bias != nullptr ? static_cast<double>(bias->as<float>()[o]) : 0.0;
+                for (std::int64_t e = 0; e < in; ++e)
+                    sum += static_cast<double>(at(x, b, n, e)) * static_cast<double>(weight.as<float>()[o * in + e]);
+                at(y, b, n, o) = static_cast<float>(sum);
+            }
+    return y;
+}
+// [B, N, H*D] as [B, H, N, D] and back, without copying where the strides allow it.
+inline Tensor heads_of(const Tensor& packed, std::int64_t heads) {
+    const std::int64_t rows = packed.shape[1], width = packed.shape[2] / heads;
+    return packed.view({packed.shape[0], heads, rows, width}, {rows * heads * width, width, heads * width, 1});
+}
+inline Tensor packed_heads(const Tensor& heads) {
+    const auto& s = heads.shape;
+    Tensor to = filled({s[0], s[2], s[1] * s[3]}, 0.0f);
+    for (std::int64_t b = 0; b < s[0]; ++b)
+        for (std::int64_t h = 0; h < s[1]; ++h)
+            for (std::int64_t n = 0; n < s[2]; ++n)
+                for (std::int64_t d = 0; d < s[3]; ++d) at(to, b, n, h * s[3] + d) = at(heads, b, h, n, d);
+    return to;
+}
+// Weights as initialisers would draw them: results stay of the size of the inputs.
+inline Tensor layer(Random& random, std::int64_t out, std::int64_t in) {
+    const float scale = 1.0f / std::sqrt(static_cast<float>(in));
+    return mapped(normal(random, {out, in}), [scale](float x) { return x * scale; });
+}
+
 // Rule C6: results over disjoint sets of keys as one.
 struct Partial {
     std::vector<float> output, lse;
