@@ -109,8 +109,28 @@ std::optional<double> PortScope::number(std::string_view name) const {
     return std::nullopt;
 }
 
+const std::vector<std::int64_t>* PortScope::list(std::string_view name) const {
+    const OptionValue* value = option(name);
+    return value == nullptr ? nullptr : std::get_if<std::vector<std::int64_t>>(&value->value);
+}
+
 struct Expression::Node {
-    enum class Kind { number, name, add, subtract, multiply, divide, either, given, root, least, greatest };
+    enum class Kind {
+        number,
+        name,
+        add,
+        subtract,
+        multiply,
+        divide,
+        either,
+        given,
+        root,
+        ceiling,
+        least,
+        greatest,
+        item,
+        count
+    };
     Kind kind{Kind::number};
     double number{};
     std::string name;
@@ -136,12 +156,21 @@ public:
     static std::optional<double> evaluate(const Node& node, const PortScope& scope, bool open) {
         if (node.kind == Kind::number) return node.number;
         if (node.kind == Kind::name) return scope.number(node.name);
+        if (node.kind == Kind::item || node.kind == Kind::count) {
+            const std::vector<std::int64_t>* list = scope.list(node.children[0]->name);
+            if (list == nullptr) return std::nullopt;
+            if (node.kind == Kind::count) return static_cast<double>(list->size());
+            const std::optional<double> at = evaluate(*node.children[1], scope, open);
+            if (!at || !(*at >= 0) || *at >= static_cast<double>(list->size())) return std::nullopt;
+            return static_cast<double>((*list)[static_cast<std::size_t>(*at)]);
+        }
         const std::optional<double> a = evaluate(*node.children[0], scope, open);
         if (node.kind == Kind::given && open) return a;
         if (node.kind == Kind::either || node.kind == Kind::given)
             return a ? a : evaluate(*node.children[1], scope, open);
         if (!a) return std::nullopt;
         if (node.kind == Kind::root) return std::sqrt(*a);
+        if (node.kind == Kind::ceiling) return std::ceil(*a);
         const std::optional<double> b = evaluate(*node.children[1], scope, open);
         if (!b) return std::nullopt;
         switch (node.kind) {
@@ -220,7 +249,7 @@ private:
         node->name = std::string(text_.substr(begin, at_ - begin));
         node->kind = Kind::name;
         if (!take('(')) return node;
-        const bool root = node->name == "sqrt";
+        int arguments = 2;
         if (node->name == "or")
             node->kind = Kind::either;
         else if (node->name == "given")
@@ -229,16 +258,24 @@ private:
             node->kind = Kind::least;
         else if (node->name == "max")
             node->kind = Kind::greatest;
-        else if (root)
+        else if (node->name == "item")
+            node->kind = Kind::item;
+        else if (arguments = 1; node->name == "sqrt")
             node->kind = Kind::root;
+        else if (node->name == "ceil")
+            node->kind = Kind::ceiling;
+        else if (node->name == "count")
+            node->kind = Kind::count;
         else
             return nullptr;
-        for (int argument = 0; argument < (root ? 1 : 2); ++argument) {
+        for (int argument = 0; argument < arguments; ++argument) {
             if (argument > 0 && !take(',')) return nullptr;
             Pointer child = sum();
             if (!child) return nullptr;
             node->children.push_back(std::move(child));
         }
+        const bool of_list = node->kind == Kind::item || node->kind == Kind::count;
+        if (of_list && node->children[0]->kind != Kind::name) return nullptr;
         return take(')') ? node : nullptr;
     }
 

@@ -6,8 +6,9 @@
 //   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
 //   guard       = term { "&" term } ;  term = expr | "!" expr | expr ( "=" | "!=" ) value ;
 //   expr        = sums, products and quotients of integers, decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
-//                 symbols, or(a,b) (a if it has a value), given(a,b) (what a given tensor binds a to, else b), sqrt(a), min(a,b),
-//                 max(a,b) and parentheses.
+//                 symbols, or(a,b) (a if it has a value), given(a,b) (what a given tensor binds a to, else b), sqrt(a), ceil(a),
+//                 min(a,b), max(a,b), count(list) and item(list,n) of an option that is a list (n from 0; no value past its
+//                 end) and parentheses.
 // The first alternative whose guard holds counts (of a tensor's rank, where several do); if none does, the port does not exist in this mode.
 #pragma once
 
@@ -36,6 +37,8 @@ struct PortScope {
     [[nodiscard]] const OptionSpec* spec(std::string_view name) const;
     // A symbol, or an option that is a number or a boolean and has a value, or 1 for an input that is there and 0 else.
     [[nodiscard]] std::optional<double> number(std::string_view name) const;
+    // An option that is a list of integers or words and has a value, or NULL.
+    [[nodiscard]] const std::vector<std::int64_t>* list(std::string_view name) const;
 };
 
 class Expression {

@@ -93,8 +93,13 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     flag.name = "flag", flag.type = attend::OptionType::boolean;
     mode.name = "mode", mode.type = attend::OptionType::enumeration, mode.choices = {"one", "two"};
     number.name = "number", number.type = attend::OptionType::integer;
-    const std::vector<attend::OptionSpec> specs{flag, mode, number};
-    std::vector<attend::OptionValue> values(3);
+    attend::OptionSpec factors, parts;
+    factors.name = "factors", factors.type = attend::OptionType::integer_list;
+    parts.name = "parts", parts.type = attend::OptionType::integer_list, parts.choices = {"dense", "dot"};
+    const std::vector<attend::OptionSpec> specs{flag, mode, number, factors, parts};
+    std::vector<attend::OptionValue> values(5);
+    values[3] = {"factors", attend::OptionType::integer_list, true, false, std::vector<std::int64_t>{6, 5}};
+    values[4] = {"parts", attend::OptionType::integer_list, true, false, std::vector<std::int64_t>{1}};
     values[0] = {"flag", attend::OptionType::boolean, true, false, true};
     values[1] = {"mode", attend::OptionType::enumeration, true, false, std::int64_t{1}};
     values[2] = {"number", attend::OptionType::none, false, false, {}};
@@ -104,6 +109,11 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     CHECK(number_of("or(number, E)") == 12.0);
     CHECK(number_of("flag + 1") == 2.0);
     CHECK(number_of("sqrt(E*H)") == 6.0);
+    CHECK(number_of("ceil(sqrt(E))") == 4.0);
+    CHECK(number_of("count(parts)*10 + item(factors,1)") == 15.0);
+    CHECK(number_of("or(item(factors,2),ceil(E/5))") == 3.0);
+    CHECK_FALSE(number_of("count(number)").has_value());
+    CHECK_FALSE(attend::Expression::parse("count(2)").ok());
     CHECK_FALSE(number_of("number").has_value());
     CHECK_FALSE(attend::Expression::parse("E +").ok());
     CHECK(attend::Expression::parse("or(number,K)").value().bindable(scope) == "K");
@@ -115,6 +125,7 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     CHECK(chosen("!flag: 1 | mode=two & flag: E,H | 7") == "E,H");
     CHECK(chosen("mode=one: E") == "none");
     CHECK(chosen("mode!=one: E") == "E");
+    CHECK(chosen("parts=dense: E | parts!=dense & parts=dot: H") == "H");
     CHECK(chosen("or(number,H)=3: E,E") == "E,E");
     const attend::PortShape by_rank = attend::PortShape::parse("E | E,H").value(),
                             bounded = attend::PortShape::parse("upto(E*2),3").value();
