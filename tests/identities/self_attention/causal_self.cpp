@@ -139,5 +139,6 @@ TEST_CASE("causal-self-attention: rejects a right window, false and prefixes tha
     rejects(inputs, causal, {{"causal", false}}, {"causal", "false", "true"});
     rejects(inputs, causal, {{"prefix_length", 10}}, {"prefix_length", "10", "9"});
     rejects(inputs, causal, {{"prefix_length", -1}}, {"prefix_length", "-1", "0"});
-    rejects(inputs, causal, {{"prefix_length", attend::Json(attend::Json::Array{1, 2, 3})}}, {"prefix_length", "3", "2"});
+    rejects(inputs, causal, {{"prefix_length", attend::Json(attend::Json::Array{1, 2, 3})}},
+            {"prefix_length", "3", "2"});
 }
