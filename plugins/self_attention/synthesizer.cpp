@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// synthesizer-attention: weights made from each query alone, or from tables alone, without comparing queries with keys.
+//
+// Paper    Tay et al.: Synthesizer, arXiv:2005.00743; local variant: Xu et al.: LDSA, section 2
+// Formula  s_ij = sum_n alpha_n logit_n, alpha = softmax(mix_logits), z = relu(q_i):  dense_w[j] . z + dense_b[j];
+//          random_r[i',j];  fact_r1[i'] . fact_r2[j];  A[j mod a] B[j div a] with A = fact_a z + fact_ab, B likewise;  scale q_i . k_j
+// Cost     O(Nq Nk D) dense and dot, O(Nq Nk rank) factorised random, O(Nq Nk) the others, O(Nq c D) with local_context;
+//          the value product as always
+// Differs  factorised random follows the paper (R1 R2^T); local context hides what lies outside instead of padding with zeros
+
+#include "synthesizer_options.hpp"
+#include "synthesizer_tables.hpp"
+
+namespace attend::ATTEND_ISA {
+namespace {
+
+using namespace synthesizer;
+
+// Groups of query heads that share values but no tables run one after the other, each with its own head of values.
+bool splits(const Options& options, const attend_plan_desc& desc) {
+    return desc.num_q_heads != desc.num_kv_heads && !options.shared_heads && !only(options, dot_product);
+}
+attend_plan_desc part_of(const Options& options, const attend_plan_desc& desc, bool wide) {
+    attend_plan_desc part = desc;
+    if (splits(options, desc)) part.num_q_heads = part.num_kv_heads = desc.num_q_heads / desc.num_kv_heads;
+    if (!wide) part.head_dim = 1;
+    return part;
+}
+
+BaseScores base_of(const Options& options) {
+    if (has(options, dot_product)) return BaseScores::dot;
+    return has(options, dense) && options.local_context == 0 ? BaseScores::dense : BaseScores::none;
+}
+
+// Presence, sizes and shares; tables of a call are filled in by `forward`.
+SynthesizerTables sizes_of(const Options& options, const attend_plan_desc& desc) {
+    SynthesizerTables tables{};
+    tables.base = base_of(options);
+    tables.local = options.local_context;
+    tables.tiled = options.tiling == tile;
+    tables.head_dim = desc.head_dim;
+    tables.rank = options.rank;
+    tables.rows = options.max_length.given ? options.max_length.value : desc.kv_len;
+    const Factors factors(options, tables.rows);
+    tables.a = factors.a;
+    tables.b = factors.b;
+    tables.dense_w.present = has(options, dense);
+    tables.random_r.present = has(options, random);
+    tables.a_w.present = has(options, factorized_dense);
+    tables.r1.present = has(options, factorized_random);
+    return tables;
+}
+
+attend_tile_hooks hooks_of(const SynthesizerTables& tables, const attend_plan_desc& part) {
+    attend_tile_hooks hooks{};
+    hooks.user = &tables;
+    hooks.queries = prepare_synthesizer;
+    hooks.content = score_synthesizer;
+    const int64_t rows = part.q_len * (part.num_q_heads / part.num_kv_heads);
+    const int64_t lanes = rows < max_lanes ? (rows + batch_lanes - 1) / batch_lanes * batch_lanes : max_lanes;
+    hooks.tile_floats = tables.tile_rows_needed() * lanes;
+    hooks.scratch_floats = default_key_tile * lanes;
+    // Tiles of a group keep their memory at the same time.
+    constexpr int64_t most_floats = 1 << 18;
+    const int64_t group = hooks.tile_floats == 0 ? 0 : most_floats / hooks.tile_floats;
+    hooks.max_group = hooks.tile_floats == 0 ? 0 : group < 1 ? 1 : group;
+    return hooks;
+}
+
+uint64_t workspace(const Options& options, const PlanArgs& args) {
+    const attend_plan_desc& desc = *args.desc;
+    if (only(options, dot_product)) return tile_workspace(desc);
+    const SynthesizerTables tables = sizes_of(options, desc);
+    const attend_plan_desc part = part_of(options, desc, tables.base != BaseScores::none);
+    const attend_tile_hooks hooks = hooks_of(tables, part);
+    return tile_workspace(part, 0, 0, 0, &hooks);
+}
+
+// Heads [first, first + count) of axis 1; an extent of 1 there (masks) stands for all.
+void slice_heads(OwnTensor& own, const attend_tensor& from, int64_t first, int64_t count) {
+    own.tensor = from;
+    own.tensor.shape = own.shape;
+    own.tensor.strides = own.strides;
+    for (int axis = 0; axis < from.ndim; ++axis) {
+        own.shape[axis] = from.shape[axis];
+        own.strides[axis] = from.strides[axis];
+    }
+    if (from.shape[1] == 1) return;
+    own.shape[1] = count;
+    own.tensor.data = static_cast<char*>(from.data) + first * from.strides[1] * (from.dtype_bits / 8);
+}
+
+// The tables of a call and the shares of the components.
+void bind_tables(const Options& options, const ForwardArgs& args, SynthesizerTables& tables) {
+    const auto weight = [&](const char* name) { return attend_find_name(args.weights, name); };
+    tables.dense_w = view_of<const float, 3>(weight("dense_w"));
+    tables.dense_b = view_of<const float, 2>(weight("dense_b"));
+    tables.random_r = view_of<const float, 3>(weight("random_r"));
+    tables.r1 = view_of<const float, 3>(weight("fact_r1"));
+    tables.r2 = view_of<const float, 3>(weight("fact_r2"));
+    tables.a_w = view_of<const float, 3>(weight("fact_a"));
+    tables.a_b = view_of<const float, 2>(weight("fact_ab"));
+    tables.b_w = view_of<const float, 3>(weight("fact_b"));
+    tables.b_b = view_of<const float, 2>(weight("fact_bb"));
+    tables.biased = tables.dense_b.present && (weight("dense_b")->flags & ATTEND_TENSOR_INITIALISED) == 0;
+    double share[num_components] = {1.0, 1.0, 1.0, 1.0, 1.0};
+    if (const attend_tensor* logits = weight("mix_logits")) {
+        const IntList& order = options.components;
+        const auto logit = [&](uint32_t at) {
+            return static_cast<double>(static_cast<const float*>(logits->data)[at * logits->strides[0]]);
+        };
+        double largest = logit(0), sum = 0.0;
+        for (uint32_t at = 1; at < order.count; ++at) largest = logit(at) > largest ? logit(at) : largest;
+        for (uint32_t at = 0; at < order.count; ++at) sum += ::exp(logit(at) - largest);
+        for (uint32_t at = 0; at < order.count; ++at) share[order.items[at]] = ::exp(logit(at) - largest) / sum;
+    }
+    tables.dense = static_cast<float>(share[dense]);
+    tables.random = static_cast<float>(share[random]);
+    tables.factorized_dense = static_cast<float>(share[factorized_dense]);
+    tables.factorized_random = static_cast<float>(share[factorized_random]);
+    tables.dot = static_cast<float>(share[dot_product] * resolved_scale(*args.desc));
+}
+
+// With lengths of queries and keys each item has positions of its own.
+attend_status check_rows(const Options& options, const ForwardArgs& args, const Context& context) {
+    const attend_plan_desc& desc = *args.desc;
+    if (!has_rows(options) || !(desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM)) return ATTEND_OK;
+    for (int64_t item = 0; item < desc.batch; ++item) {
+        const int64_t queries = integer_at(args.query_lengths, item), keys = integer_at(args.key_lengths, item);
+        if (queries > keys)
+            return (Message() << "synthesizer-attention: query_lengths[" << item << "] is " << queries
+                              << "; accepted: 0 to " << keys << " (its keys: random tables have no row before key 0)")
+                .fail(context.error, ATTEND_BAD_SHAPE, "query_lengths");
+    }
+    return ATTEND_OK;
+}
+
+constexpr float no_score = 0.0f;
+
+// Query heads [first, ...) of `part`, with their head of keys and values where there are groups.
+attend_status attend_part(const Options& options, const ForwardArgs& args, const attend_plan_desc& part, int64_t first,
+                          SynthesizerTables& tables, const Context& context) {
+    const attend_plan_desc& desc = *args.desc;
+    const bool split = splits(options, desc);
+    OwnTensor query, key, value, output, lse, scores, mask, bias, feature;
+    ForwardArgs some = args;
+    some.desc = &part;
+    const struct {
+        const attend_tensor** tensor;
+        OwnTensor* own;
+    } slices[] = {{&some.query, &query},   {&some.output, &output}, {&some.lse, &lse},
+                  {&some.scores, &scores}, {&some.mask, &mask},     {&some.bias, &bias}};
+    if (split)
+        for (const auto& slice : slices)
+            if (*slice.tensor != nullptr) {
+                slice_heads(*slice.own, **slice.tensor, first, part.num_q_heads);
+                *slice.tensor = &slice.own->tensor;
+            }
+    // One head of values for all heads of the part: a stride of zero.
+    const auto group = [&](OwnTensor& own, const attend_tensor& from) {
+        describe(own, from, {from.shape[0], part.num_kv_heads, from.shape[2], from.shape[3]},
+                 {from.strides[0], split ? 0 : from.strides[1], from.strides[2], from.strides[3]});
+        if (split) own.tensor.data = static_cast<float*>(from.data) + first / part.num_q_heads * from.strides[1];
+    };
+    group(value, *args.value);
+    tables.query = view_of<const float, 4>(some.query);
+    tables.first_head = first;
+    if (tables.base == BaseScores::dot) {
+        group(key, *args.key);
+    } else if (tables.base == BaseScores::dense) {
+        const TensorView<const float, 3>& w = tables.dense_w;
+        const bool shared = w.shape[0] == 1;
+        describe(key, *args.query, {1, part.num_kv_heads, desc.kv_len, desc.head_dim},
+                 {0, shared ? 0 : w.strides[0], w.strides[1], w.strides[2]});
+        key.tensor.data = const_cast<float*>(w.data) + (shared ? 0 : first * w.strides[0]);
+    } else {
+        // The product of one feature with zeros, which the tables then replace.
+        const attend_tensor& q = *some.query;
+        describe(feature, q, {q.shape[0], q.shape[1], q.shape[2], 1}, {q.strides[0], q.strides[1], q.strides[2], 1});
+        some.query = &feature.tensor;
+        describe(key, q, {1, part.num_kv_heads, desc.kv_len, 1}, {0, 0, 0, 0});
+        key.tensor.data = const_cast<float*>(&no_score);
+    }
+    TileCall call(some, some.query, &key.tensor, &value.tensor, some.output);
+    attend_tile_problem& problem = call.problem;
+    const attend_tile_hooks hooks = hooks_of(tables, part);
+    problem.hooks = &hooks;
+    problem.scale = 1.0;
+    problem.dropout_heads = desc.num_q_heads;
+    problem.dropout_head = first;
+    if (options.local_context > 0) {
+        const int64_t side = (options.local_context - 1) / 2;
+        if (problem.window_left < 0 || problem.window_left > side) problem.window_left = side;
+        if (problem.window_right < 0 || problem.window_right > side) problem.window_right = side;
+    }
+    return run_tiles(call, context);
+}
+
+attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
+    const attend_plan_desc& desc = *args.desc;
+    if (only(options, dot_product)) {
+        const TileCall call(args);
+        return run_tiles(call, context);
+    }
+    if (attend_status status = check_rows(options, args, context)) return status;
+    SynthesizerTables tables = sizes_of(options, desc);
+    bind_tables(options, args, tables);
+    const attend_plan_desc part = part_of(options, desc, tables.base != BaseScores::none);
+    attend_status status = ATTEND_OK;
+    for (int64_t first = 0; first < desc.num_q_heads && status == ATTEND_OK; first += part.num_q_heads)
+        status = attend_part(options, args, part, first, tables, context);
+    return status;
+}
+
+void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
+    attend_plan_desc desc = *args.desc;
+    const auto number = [](int64_t n) { return static_cast<double>(n); };
+    if (options.local_context > 0) {
+        const int64_t side = (options.local_context - 1) / 2;
+        if (desc.window_left < 0 || desc.window_left > side) desc.window_left = side;
+        if (desc.window_right < 0 || desc.window_right > side) desc.window_right = side;
+    }
+    const double pairs = visible_pairs(desc), d = number(desc.head_dim);
+    softmax_cost(desc, pairs, cost);
+    const SynthesizerTables tables = sizes_of(options, desc);
+    double per_pair = number(desc.value_dim), per_query = 0.0;
+    if (has(options, dense) || options.local_context > 0) per_pair += d;
+    if (has(options, dot_product)) per_pair += d;
+    if (has(options, factorized_random)) per_pair += number(options.rank);
+    if (has(options, factorized_dense)) per_pair += 1.0, per_query += number(tables.a + tables.b) * d;
+    cost.flops = 2.0 * number(desc.batch * desc.num_q_heads) * (pairs * per_pair + number(desc.q_len) * per_query);
+}
+
+}  // namespace
+
+ATTEND_MECHANISM(
+    synthesizer,
+    {.name = "synthesizer-attention",
+     .category = "self-attention",
+     .title = "Synthesizer attention",
+     .summary = "Weights made from each query alone, or learned as tables, without comparing queries and keys.",
+     .reference = "Tay et al. 2021, Synthesizer, arXiv:2005.00743",
+     .time_complexity = "O(n^2 d)",
+     .space_complexity = "O(n d)",
+     .caps = softmax_caps | position_caps,
+     .numerics = ATTEND_OWN_DEFINITION,
+     .revision = 1,
+     ATTEND_OPTION_TABLE(Options, option_table),
+     ATTEND_PORT_TABLE(port_table),
+     .check = erased<check>,
+     .workspace = erased<workspace>,
+     .forward = erased<forward>,
+     .cost = erased<cost>})
+
+}  // namespace attend::ATTEND_ISA
