@@ -33,7 +33,21 @@ ForwardInputs one_key_head(ForwardInputs inputs) {
         *tensor = (*tensor)->view({1, 1, length, width}, {length * width, length * width, width, 1});
     return inputs;
 }
+// Each query and key head twice, for two maps on the values of one.
+ForwardInputs doubled_maps(ForwardInputs inputs) {
+    const auto twice = [](const attend::Tensor& from) {
+        attend::Tensor to = attend::Tensor::allocate(attend::DType::f32, {1, 2 * heads, length, width}).value();
+        constexpr std::int64_t head = length * width;
+        for (std::int64_t h = 0; h < 2 * heads; ++h)
+            std::copy_n(from.as<const float>() + h / 2 * head, head, to.as<float>() + h * head);
+        return to;
+    };
+    inputs.query = twice(inputs.query);
+    inputs.key = twice(*inputs.key);
+    return inputs;
+}
 const std::map<std::string, ForwardInputs (*)(ForwardInputs)> input_makers = {
+    {"differential-attention", doubled_maps},
     {"multi-query-attention", one_key_head},
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Properties of every registered mechanism, on every instruction set that the machine can run, through the real plugin
 // files. No list by hand: a mechanism without a spec fails.
+#include <cstdlib>
 #include <iostream>
 #include <limits>
 #include <set>
@@ -27,10 +28,29 @@ const specs::Spec& spec_of(const std::string& mechanism) {
 // Inputs as the mechanism takes them.
 ForwardInputs make_inputs(const specs::Spec& spec, Random& random, Shape shape) {
     if (spec.kv_heads > 0) shape.kv_heads = spec.kv_heads;
-    return support::make_inputs(random, shape);
+    ForwardInputs inputs = support::make_inputs(random, shape);
+    if (spec.maps > 1) {
+        inputs.query = normal(random, {shape.batch, spec.maps * shape.heads, shape.q_len, shape.head_dim});
+        inputs.key = normal(random, {shape.batch, spec.maps * shape.kv_heads, shape.kv_len, shape.head_dim});
+    }
+    return inputs;
 }
 
-std::vector<attend::MechanismPtr> mechanisms() { return service().registry()->list(); }
+// All of them, or while one is being written the one that ATTEND_TEST_MECHANISM names.
+std::vector<attend::MechanismPtr> mechanisms() {
+    std::vector<attend::MechanismPtr> list = service().registry()->list();
+    if (const char* only = std::getenv("ATTEND_TEST_MECHANISM"))
+        std::erase_if(list, [&](const attend::MechanismPtr& mechanism) { return mechanism->name != only; });
+    return list;
+}
+
+// The rows of a [B,H,N,D] tensor without gaps that `which` names.
+template <class Which>
+void set_rows(Tensor& tensor, float value, Which which) {
+    const auto& s = tensor.shape;
+    for (std::int64_t row = 0; row < s[0] * s[1] * s[2]; ++row)
+        if (which(row / s[2] / s[1], row % s[2])) std::fill_n(tensor.as<float>() + row * s[3], s[3], value);
+}
 
 std::string shown(const NamedValues& options) {
     Json object = Json::object();
@@ -73,7 +93,8 @@ void check_against_oracle(attend::AttentionService& engine, const specs::Spec& s
                           const NamedValues& options) {
     const ForwardInputs inputs = completed(spec, given, options);
     const auto& record = *engine.registry()->find(spec.mechanism);
-    const bool lse = record.has(ATTEND_CAP_LSE_OUT) && (!spec.has_lse || spec.has_lse(options)), scores = record.has(ATTEND_CAP_SCORES_OUT);
+    const bool lse = record.has(ATTEND_CAP_LSE_OUT) && (!spec.has_lse || spec.has_lse(options)),
+               scores = record.has(ATTEND_CAP_SCORES_OUT);
     const attend::ForwardResult got = run(engine, inputs, spec.mechanism, options, lse, scores);
     const specs::Expected expected = spec.oracle({&inputs, got.options()});
     const double scale = std::max(1.0, largest(values(inputs.value ? *inputs.value
@@ -254,15 +275,10 @@ TEST_CASE("values of hidden keys do not matter, not even NaN") {
             Tensor mask = random_mask(random, {1, 1, 1, n});
             inputs.mask = mask;
             const auto clean = run(engine, inputs, spec.mechanism);
-            const std::int64_t heads = inputs.key->shape[1];
-            for (std::int64_t b = 0; b < 2; ++b)
-                for (std::int64_t h = 0; h < heads; ++h)
-                    for (std::int64_t j = 0; j < n; ++j)
-                        if (mask.as<std::uint8_t>()[j] == 0 || (b == 1 && j >= 20))
-                            for (std::int64_t d = 0; d < 8; ++d) {
-                                inputs.key->as<float>()[((b * heads + h) * n + j) * 8 + d] = poison;
-                                inputs.value->as<float>()[((b * heads + h) * n + j) * 8 + d] = poison;
-                            }
+            for (Tensor* tensor : {&*inputs.key, &*inputs.value})
+                set_rows(*tensor, poison, [&](std::int64_t b, std::int64_t j) {
+                    return mask.as<std::uint8_t>()[j] == 0 || (b == 1 && j >= 20);
+                });
             const auto got = run(engine, inputs, spec.mechanism);
             const auto reference = values(clean.output);
             CHECK(difference(values(got.output), {reference.begin(), reference.end()}) <= 1e-6);
@@ -278,12 +294,9 @@ TEST_CASE("causal output ignores the future bit for bit") {
         const std::int64_t n = 70, cut = 41;
         ForwardInputs inputs = make_inputs(spec, random, {1, 2, 2, n, n, 8, 8});
         const auto before = values(run(engine, inputs, spec.mechanism, {{"causal", true}}).output);
-        for (std::int64_t h = 0; h < inputs.key->shape[1]; ++h)
-            for (std::int64_t j = cut; j < n; ++j)
-                for (std::int64_t d = 0; d < 8; ++d) {
-                    inputs.key->as<float>()[(h * n + j) * 8 + d] = std::numeric_limits<float>::quiet_NaN();
-                    inputs.value->as<float>()[(h * n + j) * 8 + d] = 1e20f;
-                }
+        const auto future = [](std::int64_t, std::int64_t j) { return j >= cut; };
+        set_rows(*inputs.key, std::numeric_limits<float>::quiet_NaN(), future);
+        set_rows(*inputs.value, 1e20f, future);
         const auto after = values(run(engine, inputs, spec.mechanism, {{"causal", true}}).output);
         bool same = true;
         for (std::int64_t h = 0; h < 2; ++h)

@@ -73,6 +73,7 @@ struct Spec {
     double tolerance{3e-6};                       // of max |V|, unit-scale inputs
     // Adds the mechanism's own inputs and weights to a call that is compared with the oracle.
     std::function<void(ForwardInputs& inputs, const NamedValues& options, Numbers& numbers)> more{};
+    std::int64_t maps{1};  // query and key have so many times the heads of output and value
     std::function<bool(const NamedValues& options)> has_lse{};  // empty: whenever the capability says so
 };
 
