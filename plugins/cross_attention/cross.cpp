@@ -20,24 +20,17 @@ struct Options {
 constexpr Range size_range{1, 1048576};
 constexpr OptionRow option_table[] = {
     common::form_option(offsetof(Options, form)),
-    option_maybe_int(offsetof(Options, query_dim), "query_dim", size_range, "width of x; default: that of query",
-                     "form=projected"),
-    option_maybe_int(offsetof(Options, key_dim), "key_dim", size_range, "width of the context; default: query_dim",
-                     "form=projected"),
-    option_maybe_int(offsetof(Options, value_dim), "value_dim", size_range,
-                     "width of the value context; default: key_dim", "form=projected"),
-    option_int(offsetof(Options, heads), "heads", "8", {1, 65536}, "heads H", "form=projected"),
-    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 65536},
-                     "key heads, a divisor of heads; default: heads", "form=projected"),
-    option_maybe_int(offsetof(Options, head_dim), "head_dim", size_range,
-                     "head width D; default: query_dim / heads, required if heads does not divide it",
-                     "form=projected"),
-    option_maybe_int(offsetof(Options, output_dim), "output_dim", size_range, "width of the output; default: query_dim",
-                     "form=projected"),
-    option_bool(offsetof(Options, bias), "bias", true, "biases of the query, key and value projections",
-                "form=projected"),
+    option_maybe_int(ATTEND_FIELD(query_dim), size_range, "width of x; default: that of query", in_projected),
+    option_maybe_int(ATTEND_FIELD(key_dim), size_range, "width of the context; default: query_dim", in_projected),
+    option_maybe_int(ATTEND_FIELD(value_dim), size_range, "width of the value context; default: key_dim", in_projected),
+    option_int(ATTEND_FIELD(heads), "8", {1, 65536}, "heads H", in_projected),
+    option_maybe_int(ATTEND_FIELD(kv_heads), {1, 65536}, "key heads, a divisor of heads; default: heads", in_projected),
+    option_maybe_int(ATTEND_FIELD(head_dim), size_range,
+                     "head width D; default: query_dim / heads, required if heads does not divide it", in_projected),
+    option_maybe_int(ATTEND_FIELD(output_dim), size_range, "width of the output; default: query_dim", in_projected),
+    option_bool(ATTEND_FIELD(bias), true, "biases of the query, key and value projections", in_projected),
     option_row(ATTEND_TYPE_BOOL, 0, "out_bias", nullptr, {0, 1}, nullptr,
-               "bias of the output projection; default: as bias", Field::none, 0, "form=projected"),
+               "bias of the output projection; default: as bias", Field::none, 0, in_projected),
     ATTEND_SCORE_OPTIONS,
     ATTEND_DROPOUT_OPTIONS,
     common::weight_seed(),
@@ -68,20 +61,17 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
 }
 
 uint64_t workspace(const Options& options, const PlanArgs& args) {
-    const attend_plan_desc& desc = *args.desc;
-    return tile_workspace(desc) + (is_projected(options.form) ? projected_workspace(cross_projection(desc), desc) : 0);
+    return form_workspace(options.form, cross_projection(*args.desc), *args.desc);
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
-    if (is_projected(options.form)) return run_projected(cross_projection(*args.desc), args, context, run_tiles);
-    TileCall call(args);
-    return run_tiles(call, context);
+    return run_form(options.form, cross_projection(*args.desc), args, context, run_tiles);
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const attend_plan_desc& desc = *args.desc;
-    softmax_cost(desc, static_cast<double>(desc.q_len) * static_cast<double>(desc.kv_len), cost);
-    if (is_projected(options.form)) projected_cost(cross_projection(desc), desc, cost);
+    const double pairs = static_cast<double>(desc.q_len) * static_cast<double>(desc.kv_len);
+    form_cost(options.form, cross_projection(desc), desc, pairs, cost);
 }
 
 }  // namespace

@@ -7,11 +7,11 @@
 // Differs  empty rows have LSE minus infinity; ALiBi is -m |i' - j| in every mode, so LSE differs from m * j forms;
 //          softcap comes before biases
 
+#include "attend/author/finite.hpp"
 #include "attend/author/tile.hpp"
 #include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/tile/keys/block_pattern.hpp"
 #include "attend/toolkit/tile/scores/alibi.hpp"
-#include "attend/toolkit/tile/storage.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -25,30 +25,26 @@ struct Options {
 constexpr const char* validations[] = {"none", "shapes", "full", nullptr};
 constexpr Range block_range{0, 4096};
 constexpr OptionRow option_table[] = {
-    option_int(offsetof(Options, heads), "heads", "8", {1, 1048576},
+    option_int(ATTEND_FIELD(heads), "8", {1, 1048576},
                "heads of a packed [B,N,H*D] tensor; otherwise it must equal the tensor's"),
-    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 1048576},
-                     "key heads, a divisor of heads; default: heads"),
-    option_int(offsetof(Options, dim), "dim", "64", {1, 1024},
+    option_maybe_int(ATTEND_FIELD(kv_heads), {1, 1048576}, "key heads, a divisor of heads; default: heads"),
+    option_int(ATTEND_FIELD(dim), "64", {1, 1024},
                "head width of benchmark inputs; if given with tensors it must equal D"),
-    option_int(offsetof(Options, block_size), "block_size", "256", block_range,
-               "upper bound of both tile sides, 16 to 4096; 0: chosen"),
-    option_int(offsetof(Options, block_size_q), "block_size_q", "0", block_range,
-               "upper bound of the query side; 0: from block_size"),
-    option_int(offsetof(Options, block_size_kv), "block_size_kv", "0", block_range,
-               "upper bound of the key side; 0: from block_size"),
+    option_int(ATTEND_FIELD(block_size), "256", block_range, "upper bound of both tile sides, 16 to 4096; 0: chosen"),
+    option_int(ATTEND_FIELD(block_size_q), "0", block_range, "upper bound of the query side; 0: from block_size"),
+    option_int(ATTEND_FIELD(block_size_kv), "0", block_range, "upper bound of the key side; 0: from block_size"),
     ATTEND_CAUSAL_OPTIONS,
     ATTEND_SCORE_OPTIONS,
     ATTEND_WINDOW_OPTIONS,
     ATTEND_DROPOUT_OPTIONS,
-    option_maybe_int(offsetof(Options, pattern_block_q), "pattern_block_q", {1, 2147483647.0},
-                     "queries of one entry of block_pattern", "block_pattern"),
-    option_maybe_int(offsetof(Options, pattern_block_k), "pattern_block_k", {1, 2147483647.0},
-                     "keys of one entry of block_pattern", "block_pattern"),
+    option_maybe_int(ATTEND_FIELD(pattern_block_q), {1, 2147483647.0}, "queries of one entry of block_pattern",
+                     "block_pattern"),
+    option_maybe_int(ATTEND_FIELD(pattern_block_k), {1, 2147483647.0}, "keys of one entry of block_pattern",
+                     "block_pattern"),
     common::resolved(ATTEND_TYPE_BOOL, "return_lse", "false", {0, 1}, "return the log of the sum of exponentials too"),
     common::resolved(ATTEND_TYPE_BOOL, "deterministic", "true", {0, 1},
                      "same bits for any number of threads; this engine always keeps that"),
-    option_enum(offsetof(Options, validate), "validate", "\"shapes\"", validations,
+    option_enum(ATTEND_FIELD(validate), "\"shapes\"", validations,
                 "full: refuse NaN and infinity in the inputs as well"),
 };
 
@@ -120,26 +116,6 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     return tile_workspace(*args.desc, 0, side(options.block_size_q, options.block_size),
                           side(options.block_size_kv, options.block_size));
-}
-
-// Elements of a float tensor up to rank 4 that are NaN or infinite; minus infinity may be allowed.
-bool all_finite(const attend_tensor* tensor, bool minus_infinity_ok) {
-    if (!tensor) return true;
-    int64_t shape[4] = {1, 1, 1, 1}, strides[4] = {0, 0, 0, 0};
-    for (int axis = 0; axis < tensor->ndim; ++axis)
-        shape[4 - tensor->ndim + axis] = tensor->shape[axis], strides[4 - tensor->ndim + axis] = tensor->strides[axis];
-    const Storage storage = storage_of(tensor);
-    const char* data = static_cast<const char*>(tensor->data);
-    for (int64_t a = 0; a < shape[0]; ++a)
-        for (int64_t b = 0; b < shape[1]; ++b)
-            for (int64_t c = 0; c < shape[2]; ++c)
-                for (int64_t d = 0; d < shape[3]; ++d) {
-                    const int64_t at = a * strides[0] + b * strides[1] + c * strides[2] + d * strides[3];
-                    float x;
-                    widen_row(storage, data + at * storage_bytes(storage), 1, 1, &x);
-                    if (x - x != 0.0f && !(minus_infinity_ok && x < 0.0f)) return false;
-                }
-    return true;
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {

@@ -4,7 +4,7 @@
 // Paper    Press, Smith, Lewis 2022, "Train Short, Test Long", arXiv:2108.12409
 // Formula  s_ij = softcap(scale q_i . k_j) - m_h |i' - j| + bias_ij, or with signed distance - m_h (i' - j)
 //          P = 2^floor(log2 Hq); m_h = 2^(-max_bias (h+1)/P) below P, then 2^(-max_bias (2(h-P)+1)/(2P))
-// Cost     as full attention; the penalty is index arithmetic, no tensor
+// Cost     as full attention
 // Differs  the penalty is -m |i' - j| with and without causal, so LSE differs from m j forms by m i'
 
 #include "attend/author/tile.hpp"
@@ -22,9 +22,9 @@ constexpr const char* name = "alibi-mha";
 constexpr const char* distances[] = {"absolute", "signed", nullptr};
 
 constexpr OptionRow option_table[] = {
-    option_real(offsetof(Options, max_bias), "max_bias", "8", {0, no_limit},
+    option_real(ATTEND_FIELD(max_bias), "8", {0, no_limit},
                 "above 0: the slopes go from 2^(-max_bias/P) down to 2^-max_bias"),
-    option_enum(offsetof(Options, distance), "distance", "\"absolute\"", distances,
+    option_enum(ATTEND_FIELD(distance), "\"absolute\"", distances,
                 "absolute: |i' - j|; signed: i' - j, which favours keys to come"),
     common::causal("true"),
     common::causal_alignment(),
@@ -49,10 +49,9 @@ constexpr attend_port port_table[] = {
 };
 
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
-    const attend_plan_desc& desc = *args.desc;
     if (!(options.max_bias > 0.0))
         return attend_fail(error, ATTEND_BAD_OPTION, "option \"max_bias\" is 0; accepted: above 0", "max_bias");
-    const attend_tensor* slopes = attend_find_name(&desc.bindings, "slopes");
+    const attend_tensor* slopes = attend_find_name(&args.desc->bindings, "slopes");
     if (!slopes) return ATTEND_OK;
     if (was_given(*args.values, "max_bias"))
         return attend_fail(error, ATTEND_BAD_OPTION,
@@ -145,7 +144,7 @@ ATTEND_MECHANISM(alibi_mha, described<check, workspace, forward, cost>(
                                  .reference = "Press, Smith, Lewis 2022, Train Short, Test Long, arXiv:2108.12409",
                                  .time = "O(n^2 d)",
                                  .space = "O(n d)",
-         .numerics = ATTEND_OWN_DEFINITION},
+                                 .numerics = ATTEND_OWN_DEFINITION},
                                 option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

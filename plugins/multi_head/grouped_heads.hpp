@@ -52,8 +52,7 @@ inline attend_plan_desc grouped_sizes(const GroupedOptions& options, const atten
 
 inline uint64_t grouped_workspace(const GroupedOptions& options, const attend_plan_desc& given) {
     const attend_plan_desc desc = grouped_sizes(options, given);
-    return tile_workspace(desc) +
-           (is_projected(options.form) ? projected_workspace(self_projection(desc), desc) : uint64_t{0});
+    return form_workspace(options.form, self_projection(desc), desc);
 }
 
 inline attend_status grouped_projected(const GroupedOptions& options, const ForwardArgs& args, const Context& context) {
@@ -63,8 +62,7 @@ inline attend_status grouped_projected(const GroupedOptions& options, const Forw
 
 inline void grouped_cost(const GroupedOptions& options, const attend_plan_desc& given, attend_cost& cost) {
     const attend_plan_desc desc = grouped_sizes(options, given);
-    softmax_cost(desc, visible_pairs(desc), cost);
-    if (is_projected(options.form)) projected_cost(self_projection(desc), desc, cost);
+    form_cost(options.form, self_projection(desc), desc, visible_pairs(desc), cost);
 }
 
 }  // namespace attend::ATTEND_ISA

@@ -17,7 +17,7 @@ constexpr const char* name = "grouped-query-attention";
 
 constexpr OptionRow option_table[] = {
     ATTEND_GROUPED_FRONT_OPTIONS,
-    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 65536},
+    option_maybe_int(ATTEND_FIELD(kv_heads), {1, 65536},
                      "key and value heads Hkv, a divisor of Hq; default: heads, or as the tensors"),
     ATTEND_GROUPED_BACK_OPTIONS,
 };

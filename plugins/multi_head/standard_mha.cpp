@@ -9,6 +9,7 @@
 // Cost     O(Nq * Nk * E) and O((Nq + Nk) * E^2) for the projections; memory O((Nq + Nk) * E)
 // Differs  the causal diagonal is bottom-right aligned; returned weights are those before dropout
 
+#include "attend/author/extra_keys.hpp"
 #include "attend/author/projected.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -22,23 +23,17 @@ struct Options {
 constexpr Range size_range{1, 1048576};
 constexpr OptionRow option_table[] = {
     common::form_option(offsetof(Options, form)),
-    option_maybe_int(offsetof(Options, model_dim), "model_dim", size_range,
-                     "model width E; default: the width of query", "form=projected"),
-    option_maybe_int(offsetof(Options, heads), "heads", size_range,
-                     "heads H, required in the projected form; divides E", "form=projected"),
-    option_bool(offsetof(Options, bias), "bias", true, "biases of the four projections", "form=projected"),
-    option_maybe_int(offsetof(Options, kdim), "kdim", size_range, "width of key; default E", "form=projected"),
-    option_maybe_int(offsetof(Options, vdim), "vdim", size_range, "width of value; default E", "form=projected"),
-    option_bool(offsetof(Options, batch_first), "batch_first", true, "[B,N,E] tensors; false: [N,B,E]",
-                "form=projected"),
-    option_bool(offsetof(Options, add_bias_kv), "add_bias_kv", false, "append one learned key and value",
-                "form=projected"),
-    option_bool(offsetof(Options, add_zero_attn), "add_zero_attn", false,
-                "append a zero key with a zero value to each head"),
-    option_bool(offsetof(Options, output_projection), "output_projection", true, "project the joined heads by Wo",
-                "form=projected"),
-    option_bool(offsetof(Options, average_weights), "average_weights", false,
-                "scores as the mean over heads, [B,Nq,Nk']", "form=projected"),
+    option_maybe_int(ATTEND_FIELD(model_dim), size_range, "model width E; default: the width of query", in_projected),
+    option_maybe_int(ATTEND_FIELD(heads), size_range, "heads H, required in the projected form; divides E",
+                     in_projected),
+    option_bool(ATTEND_FIELD(bias), true, "biases of the four projections", in_projected),
+    option_maybe_int(ATTEND_FIELD(kdim), size_range, "width of key; default E", in_projected),
+    option_maybe_int(ATTEND_FIELD(vdim), size_range, "width of value; default E", in_projected),
+    option_bool(ATTEND_FIELD(batch_first), true, "[B,N,E] tensors; false: [N,B,E]", in_projected),
+    option_bool(ATTEND_FIELD(add_bias_kv), false, "append one learned key and value", in_projected),
+    option_bool(ATTEND_FIELD(add_zero_attn), false, "append a zero key with a zero value to each head"),
+    option_bool(ATTEND_FIELD(output_projection), true, "project the joined heads by Wo", in_projected),
+    option_bool(ATTEND_FIELD(average_weights), false, "scores as the mean over heads, [B,Nq,Nk']", in_projected),
     ATTEND_CAUSAL_OPTIONS,
     ATTEND_SCORE_OPTIONS,
     ATTEND_WINDOW_OPTIONS,
@@ -72,8 +67,7 @@ constexpr attend_port port_table[] = {
                        "form=projected & batch_first: B,Nq,E | form=projected: Nq,B,E | B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port("form=projected & average_weights: B,Nq,Nk+add_bias_kv+add_zero_attn | form=projected: "
-                        "B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | "
-                        "B,Hq,Nq,Nk+add_zero_attn"),
+                        "B,Hq,Nq,Nk+add_bias_kv+add_zero_attn | B,Hq,Nq,Nk+add_zero_attn"),
 };
 
 int64_t extra_keys(const Options& options) {
@@ -84,8 +78,8 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     const attend_plan_desc& desc = *args.desc;
     if (!is_projected(options.form)) return ATTEND_OK;
     const int64_t width = desc.num_q_heads * desc.head_dim;
-    if (const attend_status status = check_size("standard-mha", "model_dim", options.model_dim, width, error))
-        return status;
+    attend_status status = check_size("standard-mha", "model_dim", options.model_dim, width, error);
+    if (status != ATTEND_OK) return status;
     if (desc.num_kv_heads != desc.num_q_heads)
         return attend_fail(error, ATTEND_BAD_SHAPE, "the projected form has as many key heads as query heads", "heads");
     const attend_tensor* key = attend_find_name(&desc.bindings, "bias_k");
@@ -105,78 +99,39 @@ ProjectedForm projection(const Options& options, const attend_plan_desc& desc) {
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
     const int64_t extra = extra_keys(options);
-    return tile_workspace(desc, extra) +
-           2 * Carve::floats(desc.num_kv_heads * extra * (desc.head_dim + desc.value_dim)) +
+    return tile_workspace(desc, extra) + ExtraKeys::bytes(desc, extra) +
            (is_projected(options.form) ? projected_workspace(projection(options, desc), desc) : 0);
 }
 
-// The appended keys of every head, [H, extra, D]: the learned one first, the zero key last.
-void fill_extra(float* to, const attend_tensor* learned, int64_t heads, int64_t extra, int64_t width) {
-    for (int64_t head = 0; head < heads; ++head)
-        for (int64_t row = 0; row < extra; ++row)
-            for (int64_t d = 0; d < width; ++d) {
-                const float* from = learned && row == 0 ? static_cast<const float*>(learned->data) +
-                                                              (head * width + d) * learned->strides[0]
-                                                        : nullptr;
-                to[(head * extra + row) * width + d] = from ? *from : 0.0f;
-            }
-}
-
-// [N, B, E] seen as [B, N, E].
-attend_tensor batch_leading(const attend_tensor& tensor, int64_t (&shape)[3], int64_t (&strides)[3]) {
-    attend_tensor view = tensor;
-    const int order[3] = {1, 0, 2};
-    for (int axis = 0; axis < 3; ++axis)
-        shape[axis] = tensor.shape[order[axis]], strides[axis] = tensor.strides[order[axis]];
-    view.shape = shape;
-    view.strides = strides;
-    return view;
-}
-
-attend_status attend_with(const Options& options, const ForwardArgs& args, const attend_tensor* q,
-                          const attend_tensor* k, const attend_tensor* v, const attend_tensor* o, Carve& carve,
-                          const Context& context) {
-    const attend_plan_desc& desc = *args.desc;
-    const int64_t extra = extra_keys(options), heads = desc.num_kv_heads;
-    TileCall call(args, q, k, v, o);
-    OwnTensor key, value;
-    if (extra > 0) {
-        float* keys = carve.take(heads * extra * desc.head_dim);
-        float* values = carve.take(heads * extra * desc.value_dim);
-        const bool learned = is_projected(options.form) && options.add_bias_kv;
-        fill_extra(keys, learned ? attend_find_name(args.weights, "bias_k") : nullptr, heads, extra, desc.head_dim);
-        fill_extra(values, learned ? attend_find_name(args.weights, "bias_v") : nullptr, heads, extra, desc.value_dim);
-        describe(key, keys, desc.batch, heads, extra, desc.head_dim);
-        describe(value, values, desc.batch, heads, extra, desc.value_dim);
-        key.strides[0] = value.strides[0] = 0;
-        call.add_segment(&key.tensor, &value.tensor, ATTEND_SEGMENT_ALWAYS_VISIBLE);
+attend_status attend_extra(const Options& options, const ForwardArgs& args, TileCall& call, const Context& context) {
+    const bool projected = is_projected(options.form), learned = projected && options.add_bias_kv;
+    Carve carve(context);
+    ExtraKeys appended;
+    if (const int64_t extra = extra_keys(options)) {
+        appended.fill(*args.desc, extra, learned ? attend_find_name(args.weights, "bias_k") : nullptr,
+                      learned ? attend_find_name(args.weights, "bias_v") : nullptr, carve);
+        call.add_segment(&appended.key.tensor, &appended.value.tensor, ATTEND_SEGMENT_ALWAYS_VISIBLE);
     }
-    if (is_projected(options.form) && options.average_weights) call.problem.flags |= ATTEND_TILE_AVERAGE_SCORES;
+    if (projected && options.average_weights) call.problem.flags |= ATTEND_TILE_AVERAGE_SCORES;
     return run_tiles(call, carve.rest(context));
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
-    Carve carve(context);
-    if (!is_projected(options.form))
-        return attend_with(options, args, args.query, args.key, args.value, args.output, carve, context);
+    ForwardArgs view = args;
     int64_t shapes[4][3], strides[4][3];
-    attend_tensor x[4] = {*args.query, *args.key, *args.value, *args.output};
-    if (!options.batch_first)
-        for (int at = 0; at < 4; ++at) x[at] = batch_leading(x[at], shapes[at], strides[at]);
-    ProjectedHeads heads;
-    attend_status status =
-        heads.project_inputs(projection(options, *args.desc), args, &x[0], &x[1], &x[2], &x[3], carve, context);
-    if (status == ATTEND_OK)
-        status = attend_with(options, args, &heads.q.tensor, &heads.k.tensor, &heads.v.tensor, &heads.o.tensor, carve,
-                             context);
-    if (status == ATTEND_OK && options.output_projection) status = heads.project_output(args, &x[3], carve, context);
-    return status;
+    attend_tensor turned[4];
+    const attend_tensor** tensors[4] = {&view.query, &view.key, &view.value, &view.output};
+    for (int at = 0; at < 4 && is_projected(options.form) && !options.batch_first; ++at) {
+        turned[at] = batch_leading(**tensors[at], shapes[at], strides[at]);
+        *tensors[at] = &turned[at];
+    }
+    return run_form(options.form, projection(options, *args.desc), view, context,
+                    [&](TileCall& call, const Context& rest) { return attend_extra(options, args, call, rest); });
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const attend_plan_desc& desc = *args.desc;
-    softmax_cost(desc, visible_pairs(desc), cost);
-    if (is_projected(options.form)) projected_cost(projection(options, desc), desc, cost);
+    form_cost(options.form, projection(options, desc), desc, visible_pairs(desc), cost);
 }
 
 }  // namespace

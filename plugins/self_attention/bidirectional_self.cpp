@@ -21,12 +21,10 @@ constexpr const char* name = "bidirectional-self-attention";
 
 constexpr OptionRow option_table[] = {
     common::form_option(offsetof(Options, form)),
-    option_maybe_int(offsetof(Options, heads), "heads", {1, 65536}, "heads, required in the projected form; divides E",
-                     "form=projected"),
-    option_bool(offsetof(Options, zero_padded_queries), "zero_padded_queries", false,
-                "queries that stand on a padded key become empty rows"),
-    option_bool(offsetof(Options, bias), "bias", true, "biases of the projections", "form=projected"),
-    option_bool(offsetof(Options, causal), "causal", false, "always false; true is refused"),
+    option_maybe_int(ATTEND_FIELD(heads), {1, 65536}, "heads, required in the projected form; divides E", in_projected),
+    option_bool(ATTEND_FIELD(zero_padded_queries), false, "queries that stand on a padded key become empty rows"),
+    option_bool(ATTEND_FIELD(bias), true, "biases of the projections", in_projected),
+    option_bool(ATTEND_FIELD(causal), false, "always false; true is refused"),
     common::causal_alignment(),
     common::causal_offset(),
     ATTEND_SCORE_OPTIONS,
@@ -87,97 +85,34 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     return check_past(desc, error);
 }
 
-int64_t table_size(const attend_plan_desc& desc, const attend_array& bindings) {
-    return token_table_size(
-        desc, attend_find_name(&bindings, "padding_mask") != nullptr,
-        attend_find_name(&bindings, "segment_ids") || attend_find_name(&bindings, "segment_offsets"));
-}
-
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
-    return tile_workspace(desc) + Carve::floats(table_size(desc, desc.bindings)) + 1024 +
-           (is_projected(options.form) ? projected_workspace(self_projection(desc), desc) : 0);
-}
-
-// What can be wrong with numbers that the call brings.
-attend_status check_tokens(const ForwardArgs& args, attend_error* error) {
-    const attend_plan_desc& desc = *args.desc;
-    const attend_tensor* padding = attend_find_name(args.bindings, "padding_mask");
-    for (int64_t item = 0; padding && args.key_lengths && item < desc.batch; ++item) {
-        const int64_t length = integer_at(*args.key_lengths, item * args.key_lengths->strides[0]);
-        for (int64_t j = 0; j < desc.kv_len; ++j) {
-            const bool token =
-                static_cast<const uint8_t*>(padding->data)[item * padding->strides[0] + j * padding->strides[1]] != 0;
-            if (token != (j < length))
-                return (Message() << name << ": padding_mask and key_lengths differ at item " << item << ", key " << j
-                                  << "; accepted: one of them, or the same padding in both")
-                    .fail(error, ATTEND_BAD_SHAPE, "padding_mask");
-        }
-    }
-    const attend_tensor* offsets = attend_find_name(args.bindings, "segment_offsets");
-    if (!offsets) return ATTEND_OK;
-    const int64_t axis = offsets->ndim - 1, rows = offsets->ndim == 2 ? offsets->shape[0] : 1;
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t at = 0, before = 0; at < offsets->shape[axis]; ++at) {
-            const int64_t now =
-                integer_at(*offsets, (axis ? row * offsets->strides[0] : 0) + at * offsets->strides[axis]);
-            if (now < before || now > desc.kv_len)
-                return (Message() << name << ": segment_offsets has " << now << " at " << at << ", behind " << before
-                                  << "; accepted: numbers from 0 to " << desc.kv_len << " that do not decrease")
-                    .fail(error, ATTEND_BAD_SHAPE, "segment_offsets");
-            before = now;
-        }
-    return ATTEND_OK;
+    return token_tables(desc) + form_workspace(options.form, self_projection(desc), desc);
 }
 
 attend_status attend_tokens(const Options& options, const ForwardArgs& args, TileCall& call, const Context& context) {
     const attend_plan_desc& desc = *args.desc;
-    const attend_tensor *padding = attend_find_name(args.bindings, "padding_mask"),
-                        *ids = attend_find_name(args.bindings, "segment_ids"),
-                        *offsets = attend_find_name(args.bindings, "segment_offsets");
-    if (!padding && !ids && !offsets && !(options.zero_padded_queries && args.key_lengths))
+    if (!has_tokens(args.bindings) && !(options.zero_padded_queries && args.key_lengths))
         return run_tiles(call, context);
     Carve carve(context);
     TokenKeys keys{};
     keys.num_keys = desc.kv_len;
     keys.hides_queries = options.zero_padded_queries;
     keys.lengths = options.zero_padded_queries ? args.key_lengths : nullptr;
-    if (padding) read_padding(keys, *padding, desc, carve);
-    if (ids)
-        read_segments(keys, desc, carve, [&](int64_t item, int64_t j) {
-            return integer_at(*ids, item * ids->strides[0] + j * ids->strides[1]);
-        });
-    if (offsets)
-        read_segments(keys, desc, carve, [&](int64_t item, int64_t j) {
-            const int64_t axis = offsets->ndim - 1, row = axis ? item * offsets->strides[0] : 0;
-            int64_t low = 0, high = offsets->shape[axis];  // offsets at or below j
-            while (low < high) {
-                const int64_t middle = (low + high) / 2;
-                if (integer_at(*offsets, row + middle * offsets->strides[axis]) <= j)
-                    low = middle + 1;
-                else
-                    high = middle;
-            }
-            return low == 0 || low == offsets->shape[axis] ? int64_t{-1} : low - 1;
-        });
+    read_tokens(keys, args, carve);
     use_keys(call.problem, keys);
     return run_tiles(call, carve.rest(context));
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
-    if (const attend_status status = check_tokens(args, context.error)) return status;
-    if (is_projected(options.form))
-        return run_projected(self_projection(*args.desc), args, context, [&](TileCall& call, const Context& rest) {
-            return attend_tokens(options, args, call, rest);
-        });
-    TileCall call(args);
-    return attend_tokens(options, args, call, context);
+    if (const attend_status status = check_tokens(name, args, context.error)) return status;
+    return run_form(options.form, self_projection(*args.desc), args, context,
+                    [&](TileCall& call, const Context& rest) { return attend_tokens(options, args, call, rest); });
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const attend_plan_desc& desc = *args.desc;
-    softmax_cost(desc, visible_pairs(desc), cost);
-    if (is_projected(options.form)) projected_cost(self_projection(desc), desc, cost);
+    form_cost(options.form, self_projection(desc), desc, visible_pairs(desc), cost);
 }
 
 }  // namespace

@@ -23,21 +23,18 @@ struct Options {
 constexpr double longest = 2147483647.0;
 constexpr OptionRow option_table[] = {
     common::form_option(offsetof(Options, form)),
-    option_maybe_int(offsetof(Options, heads), "heads", {1, 65536},
-                     "query heads, required in the projected form; divides E", "form=projected"),
-    option_maybe_int(offsetof(Options, kv_heads), "kv_heads", {1, 65536}, "key heads; default: heads",
-                     "form=projected"),
-    option_int_list(offsetof(Options, prefix_length), "prefix_length", "0", {0, longest},
+    option_maybe_int(ATTEND_FIELD(heads), {1, 65536}, "query heads, required in the projected form; divides E",
+                     in_projected),
+    option_maybe_int(ATTEND_FIELD(kv_heads), {1, 65536}, "key heads; default: heads", in_projected),
+    option_int_list(ATTEND_FIELD(prefix_length), "0", {0, longest},
                     "keys in front that every query sees; one number, or one for each item of the batch"),
-    option_int(offsetof(Options, window_size), "window_size", "0", {0, longest}, "as window_left; 0: all of the past"),
-    option_int(offsetof(Options, window_left), "window_left", "-1", {-1, longest},
-               "keys seen to the left; -1: all of the past"),
-    option_maybe_int(offsetof(Options, window_right), "window_right", {-1, longest},
-                     "fixed to 0: nothing lies to the right"),
-    option_bool(offsetof(Options, bias), "bias", true, "biases of the projections", "form=projected"),
+    option_int(ATTEND_FIELD(window_size), "0", {0, longest}, "as window_left; 0: all of the past"),
+    option_int(ATTEND_FIELD(window_left), "-1", {-1, longest}, "keys seen to the left; -1: all of the past"),
+    option_maybe_int(ATTEND_FIELD(window_right), {-1, longest}, "fixed to 0: nothing lies to the right"),
+    option_bool(ATTEND_FIELD(bias), true, "biases of the projections", in_projected),
     option_row(ATTEND_TYPE_INT, 0, "layers", "1", {1, 1048576}, nullptr,
-               "scales the default initialiser of Wo by 1/sqrt(2 layers)", Field::none, 0, "form=projected"),
-    option_bool(offsetof(Options, causal), "causal", true, "always true; false is refused"),
+               "scales the default initialiser of Wo by 1/sqrt(2 layers)", Field::none, 0, in_projected),
+    option_bool(ATTEND_FIELD(causal), true, "always true; false is refused"),
     common::causal_alignment(),
     common::causal_offset(),
     ATTEND_SCORE_OPTIONS,
@@ -96,8 +93,7 @@ ProjectedForm projection(const attend_plan_desc& desc) {
 }
 
 uint64_t workspace(const Options& options, const PlanArgs& args) {
-    const attend_plan_desc& desc = *args.desc;
-    return tile_workspace(desc) + (is_projected(options.form) ? projected_workspace(projection(desc), desc) : 0);
+    return form_workspace(options.form, projection(*args.desc), *args.desc);
 }
 
 attend_status attend_past(const Options& options, TileCall& call, const Context& context) {
@@ -122,11 +118,8 @@ attend_status attend_past(const Options& options, TileCall& call, const Context&
 }
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
-    if (is_projected(options.form))
-        return run_projected(projection(*args.desc), args, context,
-                             [&](TileCall& call, const Context& rest) { return attend_past(options, call, rest); });
-    TileCall call(args);
-    return attend_past(options, call, context);
+    return run_form(options.form, projection(*args.desc), args, context,
+                    [&](TileCall& call, const Context& rest) { return attend_past(options, call, rest); });
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
@@ -134,8 +127,7 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     desc.flags |= ATTEND_PLAN_CAUSAL;
     desc.window_left = past_window(options);
     desc.window_right = -1;
-    softmax_cost(desc, visible_pairs(desc), cost);
-    if (is_projected(options.form)) projected_cost(projection(desc), desc, cost);
+    form_cost(options.form, projection(desc), desc, visible_pairs(desc), cost);
 }
 
 }  // namespace

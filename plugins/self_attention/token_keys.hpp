@@ -4,6 +4,7 @@
 #pragma once
 
 #include "attend/author/tile.hpp"
+#include "attend/toolkit/core/message.hpp"
 #include "attend/toolkit/tile/keys/band_union.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -97,10 +98,22 @@ struct TokenKeys {
     }
 };
 
-// Memory of the tables, in floats.
-inline int64_t token_table_size(const attend_plan_desc& desc, bool padding, bool segments) {
+// Whether a call says anything about its tokens: `padding_mask`, `segment_ids` or `segment_offsets`.
+inline bool has_tokens(const attend_array* bindings) {
+    return attend_find_name(bindings, "padding_mask") || attend_find_name(bindings, "segment_ids") ||
+           attend_find_name(bindings, "segment_offsets");
+}
+
+// Memory of the tables.
+inline uint64_t token_tables(const attend_plan_desc& desc) {
     const int64_t tokens = desc.batch * desc.kv_len;
-    return (padding ? tokens / 4 + 16 + 2 * desc.batch + 16 : 0) + (segments ? 7 * tokens + 64 : 0);
+    const bool padding = attend_find_name(&desc.bindings, "padding_mask") != nullptr;
+    const bool segments = attend_find_name(&desc.bindings, "segment_ids") != nullptr ||
+                          attend_find_name(&desc.bindings, "segment_offsets") != nullptr;
+    return (padding ? Carve::floats(tokens / 4 + 16) + Carve::floats(2 * desc.batch + 16) : 0) +
+           (segments ? 2 * Carve::floats(tokens) + Carve::floats(2 * tokens) + Carve::floats(2 * desc.kv_len) +
+                           Carve::floats(desc.kv_len)
+                     : 0);
 }
 
 inline int64_t integer_at(const attend_tensor& tensor, int64_t place) {
@@ -192,6 +205,61 @@ void read_segments(TokenKeys& keys, const attend_plan_desc& desc, Carve& carve, 
     keys.number = number;
     keys.span = span;
     keys.whole = whole;
+}
+
+// What can be wrong with numbers that the call brings.
+inline attend_status check_tokens(const char* name, const ForwardArgs& args, attend_error* error) {
+    const attend_plan_desc& desc = *args.desc;
+    const attend_tensor* padding = attend_find_name(args.bindings, "padding_mask");
+    for (int64_t item = 0; padding && args.key_lengths && item < desc.batch; ++item) {
+        const int64_t length = integer_at(*args.key_lengths, item * args.key_lengths->strides[0]);
+        for (int64_t j = 0; j < desc.kv_len; ++j) {
+            const bool token =
+                static_cast<const uint8_t*>(padding->data)[item * padding->strides[0] + j * padding->strides[1]] != 0;
+            if (token != (j < length))
+                return (Message() << name << ": padding_mask and key_lengths differ at item " << item << ", key " << j
+                                  << "; accepted: one of them, or the same padding in both")
+                    .fail(error, ATTEND_BAD_SHAPE, "padding_mask");
+        }
+    }
+    const attend_tensor* offsets = attend_find_name(args.bindings, "segment_offsets");
+    if (!offsets) return ATTEND_OK;
+    const int64_t axis = offsets->ndim - 1, rows = offsets->ndim == 2 ? offsets->shape[0] : 1;
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t at = 0, before = 0; at < offsets->shape[axis]; ++at) {
+            const int64_t now =
+                integer_at(*offsets, (axis ? row * offsets->strides[0] : 0) + at * offsets->strides[axis]);
+            if (now < before || now > desc.kv_len)
+                return (Message() << name << ": segment_offsets has " << now << " at " << at << ", behind " << before
+                                  << "; accepted: numbers from 0 to " << desc.kv_len << " that do not decrease")
+                    .fail(error, ATTEND_BAD_SHAPE, "segment_offsets");
+            before = now;
+        }
+    return ATTEND_OK;
+}
+
+// Tables of whatever the call brings.
+inline void read_tokens(TokenKeys& keys, const ForwardArgs& args, Carve& carve) {
+    const attend_plan_desc& desc = *args.desc;
+    if (const attend_tensor* padding = attend_find_name(args.bindings, "padding_mask"))
+        read_padding(keys, *padding, desc, carve);
+    if (const attend_tensor* ids = attend_find_name(args.bindings, "segment_ids"))
+        read_segments(keys, desc, carve, [&](int64_t item, int64_t j) {
+            return integer_at(*ids, item * ids->strides[0] + j * ids->strides[1]);
+        });
+    if (const attend_tensor* offsets = attend_find_name(args.bindings, "segment_offsets"))
+        read_segments(keys, desc, carve, [&](int64_t item, int64_t j) {
+            const int64_t axis = offsets->ndim - 1, row = axis ? item * offsets->strides[0] : 0;
+            int64_t low = 0, high = offsets->shape[axis];  // finds the number of offsets at or below j
+            while (low < high) {
+                const int64_t middle = (low + high) / 2;
+                if (integer_at(*offsets, row + middle * offsets->strides[axis]) <= j)
+                    low = middle + 1;
+                else
+                    high = middle;
+            }
+            return low == 0 || low == offsets->shape[axis] ? int64_t{-1} : low - 1;
+        });
 }
 
 }  // namespace attend::ATTEND_ISA

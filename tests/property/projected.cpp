@@ -76,3 +76,72 @@ TEST_CASE("the projected form is the core form between projections") {
             CHECK(agree(*got.scores, *middle.scores));
         }
 }
+
+TEST_CASE("options of the projected form of standard-mha") {
+    for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+        Random random(seed);
+        const std::int64_t batch = 1 + random.below(3), heads = 1 + random.below(3), width = 2 + random.below(7),
+                           model = heads * width, n = 2 + random.below(20), keys = 2 + random.below(20), kdim = 5,
+                           vdim = 9;
+        INFO("seed " << seed);
+        ForwardInputs inputs;
+        inputs.query = normal(random, {batch, n, model});
+        inputs.key = normal(random, {batch, keys, kdim});
+        inputs.value = normal(random, {batch, keys, vdim});
+        const Tensor wq = layer(random, model, model), wk = layer(random, model, kdim), wv = layer(random, model, vdim);
+        inputs.weights = {{"wq", wq}, {"wk", wk}, {"wv", wv}};
+        NamedValues options = {{"heads", heads}, {"bias", false}, {"kdim", kdim}, {"vdim", vdim}};
+        const ForwardResult plain = forward(inputs, "standard-mha", options, true);
+        const auto with = [&](const char* name) {
+            NamedValues more = options;
+            more.emplace_back(name, name != std::string("batch_first") && name != std::string("output_projection"));
+            return more;
+        };
+        // The mean over heads.
+        const ForwardResult averaged = forward(inputs, "standard-mha", with("average_weights"), true);
+        CHECK(same_bits(averaged.output, plain.output));
+        Tensor mean = filled({batch, n, keys}, 0.0f);
+        for (std::int64_t b = 0; b < batch; ++b)
+            for (std::int64_t h = 0; h < heads; ++h)
+                for (std::int64_t i = 0; i < n; ++i)
+                    for (std::int64_t j = 0; j < keys; ++j)
+                        at(mean, b, i, j) += at(*plain.scores, b, h, i, j) / static_cast<float>(heads);
+        CHECK(agree(*averaged.scores, mean));
+        // Without the output projection, and with one learned key that masks do not hide.
+        ForwardInputs core;
+        core.query = heads_of(linear(inputs.query, wq), heads);
+        core.key = heads_of(linear(*inputs.key, wk), heads);
+        core.value = heads_of(linear(*inputs.value, wv), heads);
+        const ForwardResult bare = forward(inputs, "standard-mha", with("output_projection"));
+        CHECK(agree(bare.output, packed_heads(forward(core, "standard-mha").output)));
+        const Tensor bias_k = normal(random, {model}), bias_v = normal(random, {model});
+        const auto appended = [&](const Tensor& to, const Tensor& row) {
+            const Tensor all = row.view({batch, heads, 1, width}, {0, width, width, 1});
+            return joined(to, all, 2);
+        };
+        core.key = appended(*core.key, bias_k);
+        core.value = appended(*core.value, bias_v);
+        core.mask =
+            bools({1, 1, n, keys + 1}, [&](const auto& at) { return at[3] == keys || (at[2] + at[3]) % 2 == 0; });
+        ForwardInputs learned = inputs;
+        learned.mask = bools({1, 1, n, keys}, [](const auto& at) { return (at[2] + at[3]) % 2 == 0; });
+        learned.weights.emplace_back("bias_k", bias_k);
+        learned.weights.emplace_back("bias_v", bias_v);
+        NamedValues both = with("output_projection");
+        both.emplace_back("add_bias_kv", true);
+        const ForwardResult one = forward(learned, "standard-mha", both), other = forward(core, "standard-mha");
+        CHECK(agree(one.output, packed_heads(other.output)));
+        CHECK(agree(*one.lse, *other.lse));
+        // [N, B, E] in and out.
+        const auto turned = [](const Tensor& from) {
+            return from.view({from.shape[1], from.shape[0], from.shape[2]},
+                             {from.strides[1], from.strides[0], from.strides[2]});
+        };
+        inputs.query = attend::contiguous_copy(turned(inputs.query)).value();
+        inputs.key = attend::contiguous_copy(turned(*inputs.key)).value();
+        inputs.value = attend::contiguous_copy(turned(*inputs.value)).value();
+        const ForwardResult second = forward(inputs, "standard-mha", with("batch_first"));
+        CHECK(agree(attend::contiguous_copy(turned(second.output)).value(), plain.output));
+        CHECK(agree(*second.lse, *plain.lse));
+    }
+}

@@ -3,7 +3,7 @@
 // lives in namespace attend::ATTEND_ISA. A mechanism is an Options struct, tables of options and ports, and functions:
 //
 //   struct Options { int64_t window_size; ... };
-//   constexpr OptionRow option_table[] = { option_int(offsetof(Options, window_size), "window_size", "128", ...), ... };
+//   constexpr OptionRow option_table[] = { option_int(ATTEND_FIELD(window_size), "128", ...), ... };
 //   constexpr attend_port port_table[] = { input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries"), ... };
 //   attend_status forward(const Options& options, const ForwardArgs& args, const Context& context);
 //   ATTEND_MECHANISM(local, described<check, workspace, forward, cost>({.name = "local-attention", ...},
@@ -140,6 +140,8 @@ inline bool was_given(const attend_array& values, const char* name) {
 
 }  // namespace attend::ATTEND_ISA
 
+// The first two arguments of a row in an option table: option_int(ATTEND_FIELD(window_size), "128", ...).
+#define ATTEND_FIELD(field) offsetof(Options, field), #field
 #define ATTEND_COUNT_OF(array) (static_cast<uint32_t>(sizeof(array) / sizeof((array)[0])))
 #define ATTEND_OPTION_TABLE(Options, table) \
     .options = table, .option_count = ATTEND_COUNT_OF(table), .options_size = static_cast<uint32_t>(sizeof(Options))

@@ -56,7 +56,19 @@ struct RowRange {
     RowRange& operator=(const RowRange&) = delete;
 };
 
+// [N, B, E] seen as [B, N, E].
+inline attend_tensor batch_leading(const attend_tensor& tensor, int64_t (&shape)[3], int64_t (&strides)[3]) {
+    attend_tensor view = tensor;
+    const int order[3] = {1, 0, 2};
+    for (int axis = 0; axis < 3; ++axis)
+        shape[axis] = tensor.shape[order[axis]], strides[axis] = tensor.strides[order[axis]];
+    view.shape = shape;
+    view.strides = strides;
+    return view;
+}
+
 inline bool is_projected(int32_t form) { return form == 2; }
+inline constexpr const char* in_projected = "form=projected";  // of options that the core form does not read
 
 // What a projected form projects, beside the sizes of the plan description. Weights are wq, wk, wv with biases bq, bk, bv,
 // or one weight with the rows of queries, then keys, then values; then wo with bo. Biases that do not exist are zero.
@@ -127,14 +139,9 @@ struct ProjectedHeads {
     // Takes its memory from `carve`. Inputs that the call lacks are the ones before.
     attend_status project_inputs(const ProjectedForm& form, const ForwardArgs& args, Carve& carve,
                                  const Context& context) {
-        return project_inputs(form, args, args.query, args.key, args.value, args.output, carve, context);
-    }
-    attend_status project_inputs(const ProjectedForm& form, const ForwardArgs& args, const attend_tensor* query,
-                                 const attend_tensor* key, const attend_tensor* value, const attend_tensor* output,
-                                 Carve& carve, const Context& context) {
         const attend_plan_desc& desc = *args.desc;
-        if (!key) key = query;
-        if (!value) value = key;
+        const attend_tensor *query = args.query, *key = args.key ? args.key : query,
+                            *value = args.value ? args.value : key;
         struct Layer {
             OwnTensor* view;
             const attend_tensor* input;
@@ -160,7 +167,7 @@ struct ProjectedHeads {
         float* together =
             form.joins ? carve.take(desc.batch * desc.q_len * desc.num_q_heads * form.value_dim) : nullptr;
         Rows joined(together, desc.batch, desc.q_len, desc.num_q_heads * form.value_dim);
-        split_heads(o, form.joins ? joined.tensor : *output, desc.num_q_heads);
+        split_heads(o, form.joins ? joined.tensor : *args.output, desc.num_q_heads);
         const auto run = [&](const Layer& layer, const char* weight, const char* bias, float* to, int64_t width) {
             Rows rows(to, desc.batch, layer.rows, width);
             return project(layer.input, attend_find_name(args.weights, weight), attend_find_name(args.weights, bias),
@@ -182,12 +189,11 @@ struct ProjectedHeads {
         call.add_segment(&k.tensor, &v.tensor, 0);
     }
 
-    attend_status project_output(const ForwardArgs& args, const attend_tensor* output, const Carve& carve,
-                                 const Context& context) const {
+    attend_status project_output(const ForwardArgs& args, const Carve& carve, const Context& context) const {
         const attend_plan_desc& desc = *args.desc;
         const Rows joined(static_cast<float*>(o.tensor.data), desc.batch, desc.q_len, o.shape[1] * o.shape[3]);
         return project(&joined.tensor, attend_find_name(args.weights, "wo"), attend_find_name(args.weights, "bo"),
-                       output, carve.rest(context));
+                       args.output, carve.rest(context));
     }
 };
 
@@ -203,7 +209,25 @@ attend_status run_projected(const ProjectedForm& form, const ForwardArgs& args, 
     heads.add_keys(call, args);
     status = attend(call, carve.rest(context));
     if (status != ATTEND_OK || !form.joins) return status;
-    return heads.project_output(args, args.output, carve, context);
+    return heads.project_output(args, carve, context);
+}
+
+// Both forms: `attend` gets the engine's problem on ready-made heads or on projected ones.
+template <class Attend>
+attend_status run_form(int32_t form, const ProjectedForm& projected, const ForwardArgs& args, const Context& context,
+                       Attend attend) {
+    if (is_projected(form)) return run_projected(projected, args, context, attend);
+    TileCall call(args);
+    return attend(call, context);
+}
+inline uint64_t form_workspace(int32_t form, const ProjectedForm& projected, const attend_plan_desc& desc) {
+    return tile_workspace(desc) + (is_projected(form) ? projected_workspace(projected, desc) : 0);
+}
+// Softmax attention over so many pairs, and the projections.
+inline void form_cost(int32_t form, const ProjectedForm& projected, const attend_plan_desc& desc, double pairs,
+                      attend_cost& cost) {
+    softmax_cost(desc, pairs, cost);
+    if (is_projected(form)) projected_cost(projected, desc, cost);
 }
 
 // Sizes that a caller may give beside the tensors must be theirs.
