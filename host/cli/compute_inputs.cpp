@@ -8,6 +8,7 @@
 #include "attend/config/names.hpp"
 #include "errors.hpp"
 #include "io/tensor_file.hpp"
+#include "service/core_shapes.hpp"
 #include "service/weights.hpp"
 #include "text.hpp"
 
@@ -36,7 +37,9 @@ Result<ForwardInputs> generate_inputs(const GeneratedShape& shape, std::uint64_t
     };
     const Role roles[] = {{"data/query", "query", shape.heads, shape.q_len, true},
                           {"data/key", "key", shape.kv_heads, shape.kv_len, has_role(mechanism, ATTEND_K)},
-                          {"data/value", "value", shape.kv_heads, shape.kv_len, has_role(mechanism, ATTEND_V)}};
+                          {"data/value", "value",
+                           mechanism != nullptr ? value_heads(*mechanism, shape.heads, shape.kv_heads) : shape.kv_heads,
+                           shape.kv_len, has_role(mechanism, ATTEND_V)}};
     double bytes = 0;
     for (const Role& role : roles)
         if (role.wanted)

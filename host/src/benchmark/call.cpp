@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "plugin_services/parallel.hpp"
+#include "service/core_shapes.hpp"
 #include "service/weights.hpp"
 
 namespace attend::benchmark {
@@ -173,7 +174,8 @@ Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& m
         inputs.key = std::move(*key);
     }
     if (has_role(ATTEND_V)) {
-        Result<Tensor> value = normal(kv, spec.dtype, seed, "data/value");
+        const std::int64_t heads = value_heads(mechanism, spec.heads, spec.kv_heads);
+        Result<Tensor> value = normal({spec.batch, heads, spec.kv_len, spec.dim}, spec.dtype, seed, "data/value");
         if (!value) return value.error();
         inputs.value = std::move(*value);
     }

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shapes of generated inputs: what a mechanism's ports say about tensors nobody has given.
+#pragma once
+
+#include <cstdint>
+
+#include "attend/registry/mechanism_registry.hpp"
+
+namespace attend {
+
+// Heads of the values that go with so many query and key heads, with default options; the key heads where the table
+// does not say.
+[[nodiscard]] std::int64_t value_heads(const MechanismRecord& mechanism, std::int64_t heads, std::int64_t kv_heads);
+
+}  // namespace attend
