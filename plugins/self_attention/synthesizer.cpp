@@ -63,7 +63,7 @@ attend_tile_hooks hooks_of(const SynthesizerTables& tables, const attend_plan_de
     // Tiles of a group keep their memory at the same time.
     constexpr int64_t most_floats = 1 << 18;
     const int64_t group = hooks.tile_floats == 0 ? 0 : most_floats / hooks.tile_floats;
-    hooks.max_group = hooks.tile_floats == 0 ? 0 : group < 1 ? 1 : group;
+    hooks.max_group = tables.random_r.present ? 1 : hooks.tile_floats == 0 ? 0 : group < 1 ? 1 : group;
     return hooks;
 }
 

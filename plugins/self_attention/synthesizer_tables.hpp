@@ -137,28 +137,31 @@ struct SynthesizerTile {
         float* const s = scores.scores;
         const int64_t first = scores.first_key, keys = scores.num_keys, count = keys * lanes;
         const bool based = tables.base == BaseScores::dot;
-        if (tables.base == BaseScores::none)
-            for (int64_t at = 0; at < count; at += batch_lanes) store(s + at, Batch(0.0f));
+        bool empty = tables.base == BaseScores::none;  // nothing but the engine's product of zeros
         if (tables.base == BaseScores::dense) {
             if (tables.biased || tables.dense != 1.0f) add_key_bias(s, first, keys);
         } else if (tables.local > 0) {
-            add_diagonals(s, first, keys);
+            write_diagonals(s, first, keys);
+            empty = false;
         } else if (tables.dense_w.present) {
             linear(tables.dense_w, tables.dense_b, first, keys, tables.dense, scores.scratch);
             blend(s, based ? tables.dot : 1.0f, scores.scratch, 1.0f, count);
-        }
-        if (based && !tables.dense_w.present)
+        } else if (based) {
             for (int64_t at = 0; at < count; at += batch_lanes) store(s + at, load(s + at) * Batch(tables.dot));
+        }
         if (tables.random_r.present) {
             const float* rows[size_t{lanes}];
             rows_of(tables.random_r, first, rows);
-            load_lanes<V>(rows, tables.random_r.strides[2], keys, tables.random, scores.scratch);
-            blend(s, 1.0f, scores.scratch, 1.0f, count);
+            load_lanes<V>(rows, tables.random_r.strides[2], keys, tables.random, empty ? s : scores.scratch);
+            if (!empty) blend(s, 1.0f, scores.scratch, 1.0f, count);
+            empty = false;
         }
-        if (tables.r1.present)
+        if (tables.r1.present) {
             product<V>(of_head(tables.r2) + first * tables.r2.strides[1], tables.r2.strides[1], tables.r2.strides[2],
-                       keys, r1, tables.rank, s, Into::add);
-        if (tables.a_w.present) add_factors(s, first, keys);
+                       keys, r1, tables.rank, s, empty ? Into::overwrite : Into::add);
+            empty = false;
+        }
+        if (tables.a_w.present) add_factors(s, first, keys, empty);
     }
 
     // The engine's product becomes share (product + bias of the key).
@@ -175,18 +178,20 @@ struct SynthesizerTile {
         }
     }
 
-    void add_diagonals(float* s, int64_t first, int64_t keys) const {
+    // Keys beyond every lane's context are hidden, whatever stands there.
+    void write_diagonals(float* s, int64_t first, int64_t keys) const {
         const int64_t shift = first - tile.lane_position[0] + (tables.local - 1) / 2;
         for (int64_t key = 0; key < keys; ++key) {
             const int64_t row = shift + key;
-            if (row < 0 || row >= tables.diagonal_rows()) continue;  // beyond every lane's context, and hidden
+            if (row < 0 || row >= tables.diagonal_rows()) continue;
             for (int v = 0; v < V; ++v)
                 store(s + key * lanes + v * batch_lanes, load(diagonals + row * lanes + v * batch_lanes));
         }
     }
 
-    void add_factors(float* s, int64_t first, int64_t keys) const {
+    void add_factors(float* s, int64_t first, int64_t keys, bool over) const {
         const float* const b_rows = factors + tables.a * lanes;
+        const Batch zero(0.0f);
         for (int64_t key = 0; key < keys; ++key) {
             const int64_t j = first + key;
             const float *a = factors + j % tables.a * lanes,
@@ -194,7 +199,7 @@ struct SynthesizerTile {
             ATTEND_UNROLL
             for (int v = 0; v < V; ++v) {
                 float* at = s + key * lanes + v * batch_lanes;
-                store(at, fma(load(a + v * batch_lanes), load(b + v * batch_lanes), load(at)));
+                store(at, fma(load(a + v * batch_lanes), load(b + v * batch_lanes), over ? zero : load(at)));
             }
         }
     }
