@@ -124,7 +124,7 @@ MixResult oracle(const MixCase& c) {
                     scores[static_cast<size_t>(h * c.kv_len + j)] = c.scale * dot;
                 }
             for (int64_t s = 0; s < c.softmax_heads; ++s) {
-                double* row = &weights[static_cast<size_t>(s * c.kv_len)];
+                double* row = weights.data() + s * c.kv_len;
                 double largest = minus_infinity;
                 for (int64_t j = 0; j < c.kv_len; ++j) {
                     row[j] = minus_infinity;
