@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Values against option tables: names, types, ranges, choices, defaults.
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 
@@ -92,6 +93,56 @@ std::optional<OptionValue::Value> to_choice(const OptionSpec& spec, const Json& 
     return std::nullopt;
 }
 
+// "dilated(256,2)" against the choice "dilated(w,r)": the index and two arguments.
+std::optional<std::array<std::int64_t, 3>> to_call(const OptionSpec& spec, std::string_view text) {
+    const auto name_of = [](std::string_view call) { return call.substr(0, call.find('(')); };
+    std::array<std::int64_t, 3> element{};
+    std::size_t arguments = 0;
+    if (const std::size_t open = text.find('('); open != std::string_view::npos) {
+        if (text.back() != ')') return std::nullopt;
+        auto list = parse_json("[" + std::string(text.substr(open + 1, text.size() - open - 2)) + "]", "arguments");
+        if (!list || list->size() == 0 || list->size() > 2) return std::nullopt;
+        for (const Json& item : list->as_array()) {
+            const auto number = item.to_int64();
+            if (!number) return std::nullopt;
+            element[++arguments] = *number;
+        }
+    }
+    for (std::size_t at = 0; at < spec.choices.size(); ++at) {
+        const std::string& choice = spec.choices[at];
+        const std::size_t wanted = choice.find('(') == std::string::npos
+                                       ? 0
+                                       : 1 + static_cast<std::size_t>(std::count(choice.begin(), choice.end(), ','));
+        if (name_of(choice) != name_of(text) || wanted != arguments) continue;
+        element[0] = static_cast<std::int64_t>(at);
+        return element;
+    }
+    return std::nullopt;
+}
+
+std::optional<OptionValue::Value> to_calls(const OptionSpec& spec, const Json& value) {
+    std::vector<std::int64_t> elements;
+    const auto add = [&](const Json& word) {
+        const auto call = word.is_string() ? to_call(spec, word.as_string()) : std::nullopt;
+        if (call) elements.insert(elements.end(), call->begin(), call->end());
+        return call.has_value();
+    };
+    if (spec.scalar_ok && value.is_string() && add(value)) return OptionValue::Value(std::move(elements));
+    if (!value.is_array()) return std::nullopt;
+    for (const Json& element : value.as_array())
+        if (!add(element)) return std::nullopt;
+    return OptionValue::Value(std::move(elements));
+}
+
+std::string call_text(const OptionSpec& spec, const std::int64_t* element) {
+    const std::string& choice = spec.choices[static_cast<std::size_t>(element[0])];
+    const std::size_t open = choice.find('(');
+    if (open == std::string::npos) return choice;
+    const bool two = choice.find(',', open) != std::string::npos;
+    return choice.substr(0, open + 1) + std::to_string(element[1]) + (two ? "," + std::to_string(element[2]) : "") +
+           ")";
+}
+
 template <class Element, class Convert>
 std::optional<OptionValue::Value> to_list(const OptionSpec& spec, const Json& value, Convert convert) {
     std::vector<Element> elements;
@@ -125,6 +176,7 @@ std::optional<OptionValue::Value> convert(const OptionSpec& spec, const Json& va
             return OptionValue::Value(value.as_string());
         case OptionType::enumeration: return to_choice(spec, value);
         case OptionType::integer_list:
+            if (spec.takes_arguments()) return to_calls(spec, value);
             return to_list<std::int64_t>(spec, value, spec.choices.empty() ? to_integer : to_choice);
         case OptionType::real_list: return to_list<double>(spec, value, to_real);
     }
@@ -233,6 +285,12 @@ const char* option_type_name(OptionType type) noexcept {
     return "none";
 }
 
+bool OptionSpec::takes_arguments() const noexcept {
+    return type == OptionType::integer_list &&
+           std::any_of(choices.begin(), choices.end(),
+                       [](const std::string& choice) { return choice.find('(') != std::string::npos; });
+}
+
 std::string accepted_values(const OptionSpec& spec) {
     switch (spec.type) {
         case OptionType::none: return "nothing";
@@ -302,6 +360,11 @@ Json option_to_json(const OptionSpec& spec, const OptionValue& value) {
     if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value.value)) {
         if (spec.choices.empty()) return list(*integers);
         std::vector<std::string> words;
+        if (spec.takes_arguments()) {
+            for (std::size_t at = 0; at + 3 <= integers->size(); at += 3)
+                words.push_back(call_text(spec, &(*integers)[at]));
+            return list(words);
+        }
         for (const std::int64_t index : *integers)
             words.push_back(static_cast<std::size_t>(index) < spec.choices.size()
                                 ? spec.choices[static_cast<std::size_t>(index)]
@@ -331,7 +394,10 @@ Json parse_option_text(const OptionSpec& spec, std::string_view text) {
                 if (text.find(',') == std::string_view::npos) return value;
                 Json words = Json::array();
                 for (std::size_t begin = 0; begin <= text.size();) {
-                    const std::size_t end = std::min(text.find(',', begin), text.size());
+                    // Commas between parentheses belong to the word.
+                    std::size_t end = begin;
+                    for (int depth = 0; end < text.size() && (depth > 0 || text[end] != ','); ++end)
+                        depth += text[end] == '(' ? 1 : text[end] == ')' ? -1 : 0;
                     words.push(Json(text.substr(begin, end - begin)));
                     begin = end + 1;
                 }

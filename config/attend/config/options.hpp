@@ -39,6 +39,9 @@ struct OptionSpec {
     double step{0.0};  // a hint for tuning, not a check
     std::vector<std::string>
         choices{};  // of an enumeration, or of the elements of an integer list, which are then words
+    // Choices of a list may take integers, "dilated(w,r)": people write dilated(256,2), and a plugin gets three numbers for
+    // each element, the index and up to two arguments (0 where there is none).
+    [[nodiscard]] bool takes_arguments() const noexcept;
     std::string unit{};
     std::string since{};
     std::string replaced_by{};

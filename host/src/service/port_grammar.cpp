@@ -159,7 +159,9 @@ public:
         if (node.kind == Kind::item || node.kind == Kind::count) {
             const std::vector<std::int64_t>* list = scope.list(node.children[0]->name);
             if (list == nullptr) return std::nullopt;
-            if (node.kind == Kind::count) return static_cast<double>(list->size());
+            const OptionSpec* spec = scope.spec(node.children[0]->name);
+            if (node.kind == Kind::count)
+                return static_cast<double>(list->size() / (spec != nullptr && spec->takes_arguments() ? 3 : 1));
             const std::optional<double> at = evaluate(*node.children[1], scope, open);
             if (!at || !(*at >= 0) || *at >= static_cast<double>(list->size())) return std::nullopt;
             return static_cast<double>((*list)[static_cast<std::size_t>(*at)]);

@@ -179,7 +179,9 @@ typedef struct attend_option {
     uint32_t flags, reserved0;
     const char *name, *help, *unit, *default_json, *replaced_by;
     double min, max, step; /* numbers and list elements; step 0 = any */
-    const char *const *choices; /* ENUM: ends with NULL. INT_LIST with choices: a list of words, as indices; min 0, max the last one */
+    /* ENUM: ends with NULL. INT_LIST with choices: a list of words, as indices; min 0, max the last one. If a choice has
+       parameters, "dilated(w,r)", each element is three numbers: index and up to two arguments, 0 where there is none. */
+    const char *const *choices;
     const char *since;
 } attend_option;
 

@@ -126,6 +126,13 @@ inline const OptionRow* find_row(const MechanismEntry& entry, const char* name) 
     return nullptr;
 }
 
+inline bool takes_arguments(const attend_option& row) {
+    for (uint32_t at = 0; row.type == ATTEND_TYPE_INT_LIST && row.choices && row.choices[at]; ++at)
+        for (const char* letter = row.choices[at]; *letter; ++letter)
+            if (*letter == '(') return true;
+    return false;
+}
+
 // Puts typed values into the Options struct. A host checks ranges before; this side does not rely on it.
 inline attend_status read_options(const MechanismEntry& entry, const attend_array& values, void* options,
                                   attend_error* error) {
@@ -175,12 +182,16 @@ inline attend_status read_options(const MechanismEntry& entry, const attend_arra
                 good = !present || in_range(value->u.f);
                 *reinterpret_cast<OptionalReal*>(place) = {present ? value->u.f : 0.0, present ? 1 : 0};
                 break;
-            case Field::integer_list:
-                for (uint32_t item = 0; item < value->count; ++item)
+            case Field::integer_list: {
+                // Choices with arguments: three numbers for each element, of which the first is the index.
+                const uint32_t step = takes_arguments(row.row) ? 3 : 1;
+                good = value->count % step == 0;
+                for (uint32_t item = 0; item < value->count; item += step)
                     good = good && in_range(static_cast<double>(value->u.is[item]));
                 *reinterpret_cast<IntList*>(place) = {value->u.is, value->count,
                                                       (value->flags & ATTEND_VALUE_SCALAR) ? 1u : 0u};
                 break;
+            }
         }
         if (!good)
             return fail(error, ATTEND_BAD_OPTION,
