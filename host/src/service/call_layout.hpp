@@ -408,6 +408,11 @@ protected:
         if (shape.size() != wanted.dims.size())
             return fail(code, name + " " + shape_text(shape) + " has rank " + std::to_string(shape.size()) +
                                   "; accepted: [" + wanted.text + "]");
+        // Plain names first: an extent such as 2*E may come before the E that binds it.
+        for (std::size_t axis = 0; axis < shape.size(); ++axis)
+            if (!wanted.dims[axis].evaluate(scope_, true))
+                if (const auto symbol = wanted.dims[axis].bindable(scope_))
+                    scope_.symbols[*symbol] = static_cast<double>(shape[axis]);
         for (std::size_t axis = 0; axis < shape.size(); ++axis) {
             const Expression& dim = wanted.dims[axis];
             if (const auto expected = dim.evaluate(scope_, true)) {
