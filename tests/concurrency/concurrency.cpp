@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "plugin_services/parallel.hpp"
-#include "support/calls.hpp"
+#include "specs/inputs.hpp"
 
 using namespace support;
 
@@ -25,7 +25,9 @@ TEST_CASE("concurrency: eight threads call every mechanism of one service") {
     attend::AttentionService& engine = service("auto", 2);
     for (const auto& mechanism : engine.registry()->list()) {
         Random random(1);
-        const attend::ForwardInputs inputs = make_inputs(random, {1, 2, 2, 60, 60, 16, 16});
+        const specs::Spec& spec = specs::spec_of(mechanism->name);
+        const attend::ForwardInputs inputs =
+            specs::completed(spec, specs::make_inputs(spec, random, {1, 2, 2, 60, 60, 16, 16}), {});
         attend::ForwardOptions options;
         options.mechanism = mechanism->name;
         const auto expected = values(engine.forward(inputs, options).value().output);

@@ -233,12 +233,21 @@ private:
     static std::vector<attend::ForwardInputs> candidates() {
         std::mt19937 engine(7);
         std::vector<attend::ForwardInputs> list;
-        for (const std::vector<std::int64_t>& shape : {std::vector<std::int64_t>{2, 2, 19, 8}, {2, 19, 16}}) {
+        using Sizes = std::vector<std::int64_t>;
+        for (const Sizes& shape : {Sizes{2, 2, 19, 8}, {2, 19, 16}}) {
             attend::ForwardInputs inputs;
             inputs.query = random(engine, shape);
             list.push_back(inputs);
             list.back().key = random(engine, shape);
             list.back().value = random(engine, shape);
+            list.push_back(inputs);
+        }
+        // One key head for all query heads; values shared by two maps.
+        for (const std::int64_t key_heads : {1, 2}) {
+            attend::ForwardInputs inputs;
+            inputs.query = random(engine, {2, 2, 19, 8});
+            inputs.key = random(engine, {2, key_heads, 19, 8});
+            inputs.value = random(engine, {2, 1, 19, 8});
             list.push_back(inputs);
         }
         return list;

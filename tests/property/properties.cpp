@@ -7,7 +7,7 @@
 #include <set>
 
 #include "attend/config/names.hpp"
-#include "specs/spec.hpp"
+#include "specs/inputs.hpp"
 #include "support/calls.hpp"
 
 namespace {
@@ -17,24 +17,9 @@ using attend::ForwardInputs;
 using attend::Json;
 using attend::NamedValues;
 using attend::Tensor;
-
-const specs::Spec& spec_of(const std::string& mechanism) {
-    for (const specs::Spec& spec : specs::all())
-        if (spec.mechanism == mechanism) return spec;
-    FAIL("mechanism " << mechanism << " has no spec in tests/specs");
-    std::abort();
-}
-
-// Inputs as the mechanism takes them.
-ForwardInputs make_inputs(const specs::Spec& spec, Random& random, Shape shape) {
-    if (spec.kv_heads > 0) shape.kv_heads = spec.kv_heads;
-    ForwardInputs inputs = support::make_inputs(random, shape);
-    if (spec.maps > 1) {
-        inputs.query = normal(random, {shape.batch, spec.maps * shape.heads, shape.q_len, shape.head_dim});
-        inputs.key = normal(random, {shape.batch, spec.maps * shape.kv_heads, shape.kv_len, shape.head_dim});
-    }
-    return inputs;
-}
+using specs::completed;
+using specs::make_inputs;
+using specs::spec_of;
 
 // All of them, or while one is being written the one that ATTEND_TEST_MECHANISM names.
 std::vector<attend::MechanismPtr> mechanisms() {
@@ -80,13 +65,6 @@ bool fits(const NamedValues& options, const Shape& shape) {
     for (const auto& [name, value] : options)
         if ((name == "prefix_length") && value.is_number() && value.as_int64() > shape.kv_len) return false;
     return true;
-}
-
-// The call with what the mechanism alone knows.
-ForwardInputs completed(const specs::Spec& spec, ForwardInputs inputs, const NamedValues& options) {
-    specs::Numbers numbers(static_cast<std::uint64_t>(inputs.query.size() + 1));
-    if (spec.more) spec.more(inputs, options, numbers);
-    return inputs;
 }
 
 void check_against_oracle(attend::AttentionService& engine, const specs::Spec& spec, const ForwardInputs& given,
