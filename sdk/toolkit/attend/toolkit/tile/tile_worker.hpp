@@ -334,7 +334,8 @@ private:
                 shared.computed = true;
                 shared.hides = false;
                 shared.nothing = !find_scores(block, stored, main, shared.hides);
-                if (!shared.nothing) __builtin_memcpy(scratch_->shared_scores, scores, bytes);
+                if (!shared.nothing && later_map_sees(first, first + keys))
+                    __builtin_memcpy(scratch_->shared_scores, scores, bytes);
             } else if (!shared.nothing) {
                 __builtin_memcpy(scores, scratch_->shared_scores, bytes);
             }
@@ -352,6 +353,16 @@ private:
             accumulate(block, stored, main, hides);
         else
             write_weights(first, keys, pass);
+    }
+
+    // Scores are kept only where they are read again.
+    bool later_map_sees(int64_t begin, int64_t end) const {
+        const attend_tile_hooks& hooks = *run_->hooks;
+        if (hooks.map_keys == nullptr) return true;
+        attend_query_tile other = tile_;
+        for (other.map = tile_.map + 1; other.map < run_->sizes.maps; ++other.map)
+            if (hooks.map_keys(hooks.user, &other, begin, end) != ATTEND_KEYS_NONE) return true;
+        return false;
     }
 
     // All of the pipeline up to the pattern of the keep hook. False: the tile sees none of the keys.

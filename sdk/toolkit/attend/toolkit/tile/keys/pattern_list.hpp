@@ -29,6 +29,11 @@ struct KeyPattern {
             default: return true;
         }
     }
+    // Residue or block of a position.
+    int32_t class_of(int64_t x) const {
+        const int64_t by = kind == dilated ? b : a, block_of = floor_of(x, by);
+        return static_cast<int32_t>(kind == block ? block_of : x - block_of * by);
+    }
     static int64_t floor_of(int64_t x, int64_t by) { return x >= 0 ? x / by : -((-x + by - 1) / by); }
 
     // Keys [begin, end) beyond which a row sees nothing, leading keys of a sink excepted.
@@ -109,27 +114,31 @@ struct PatternList {
         const KeyPattern pattern = list.at(queries.map);
         const int64_t lanes = queries.lane_stride;
         const float hidden = -__builtin_inff();
-        if (pattern.kind == KeyPattern::local || pattern.kind == KeyPattern::remote ||
-            pattern.kind == KeyPattern::sink) {
-            // Differences of positions fit: the engine keeps them below 2^31.
-            const auto width = static_cast<int32_t>(pattern.kind == KeyPattern::sink ? pattern.b : pattern.a);
-            for (int64_t row = 0; row < tile->num_keys; ++row) {
-                const auto j = static_cast<int32_t>(tile->first_key + row);
-                float* const scores = tile->scores + row * lanes;
-                if (pattern.kind == KeyPattern::sink && j < pattern.a) continue;
-                const int32_t near = pattern.kind == KeyPattern::remote ? 0 : 1;
-                for (int64_t lane = 0; lane < lanes; ++lane) {
-                    const int32_t distance = queries.lane_position[lane] - j;
-                    const int32_t inside = (distance < 0 ? -distance : distance) < width ? 1 : 0;
-                    scores[lane] = inside == near ? scores[lane] : hidden;
-                }
+        // Differences of positions fit: the engine keeps them below 2^31. Pairs must be near (or far) and, for patterns of
+        // residues and blocks, of one class.
+        const bool classes = pattern.kind == KeyPattern::dilated || pattern.kind == KeyPattern::strided ||
+                             pattern.kind == KeyPattern::block;
+        const int64_t span = pattern.kind == KeyPattern::sink      ? pattern.b
+                             : pattern.kind == KeyPattern::dilated ? pattern.a * pattern.b
+                             : classes                             ? INT32_MAX
+                                                                   : pattern.a;
+        const auto width = static_cast<int32_t>(span < INT32_MAX ? span : INT32_MAX);
+        const int32_t near = pattern.kind == KeyPattern::remote ? 0 : 1;
+        int32_t lane_class[most_lanes];
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            lane_class[lane] = classes ? pattern.class_of(queries.lane_position[lane]) : 0;
+        for (int64_t row = 0; row < tile->num_keys; ++row) {
+            const auto j = static_cast<int32_t>(tile->first_key + row);
+            if (pattern.kind == KeyPattern::sink && j < pattern.a) continue;
+            const int32_t row_class = classes ? pattern.class_of(j) : 0;
+            float* const scores = tile->scores + row * lanes;
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                const int32_t distance = queries.lane_position[lane] - j;
+                const int32_t inside = (distance < 0 ? -distance : distance) < width ? 1 : 0;
+                const int32_t shown = (inside == near ? 1 : 0) & (lane_class[lane] == row_class ? 1 : 0);
+                scores[lane] = shown != 0 ? scores[lane] : hidden;
             }
-            return;
         }
-        for (int64_t row = 0; row < tile->num_keys; ++row)
-            for (int64_t lane = 0; lane < lanes; ++lane)
-                if (!pattern.shows(queries.lane_position[lane], tile->first_key + row))
-                    tile->scores[row * lanes + lane] = hidden;
     }
 
     // Share of all pairs that the patterns show, for estimates: the union's, and the sum over patterns.
