@@ -30,7 +30,9 @@ constexpr OptionRow option_table[] = {
     option_int(offsetof(Options, local_context), "local_context", "0", {0, longest},
                "0: off; odd: so many keys around a query, which makes so many dense logits"),
     option_maybe_int(offsetof(Options, max_length), "max_length", {1, longest},
-                     "positions that the tables have; default: the keys", with_tables),
+                     "positions that the tables have; default: the keys",
+                     "components=dense & !local_context | components=random | components=factorized-dense | "
+                     "components=factorized-random"),
     option_bool(offsetof(Options, shared_heads), "shared_heads", false, "one table for all heads", with_tables),
     option_row(ATTEND_TYPE_INT_LIST, 0, "factors", "[]", {1, longest}, nullptr,
                "a and b, with a b at least the keys; default: ceil(sqrt(max_length)), ceil(max_length / a)",
@@ -112,12 +114,16 @@ struct Factors {
     }
 };
 
-inline attend_status refuse(attend_error* error, const char* option, int64_t value, const char* accepted,
-                            int64_t bound = -1) {
-    Message text;
-    text << "synthesizer-attention: option \"" << option << "\" is " << value << "; accepted: " << accepted;
-    if (bound >= 0) text << bound;
-    return text.fail(error, ATTEND_BAD_OPTION, option);
+inline attend_status refuse(attend_error* error, const char* option, int64_t value, const char* accepted) {
+    return (Message() << "synthesizer-attention: option \"" << option << "\" is " << value
+                      << "; accepted: " << accepted)
+        .fail(error, ATTEND_BAD_OPTION, option);
+}
+inline attend_status refuse_length(attend_error* error, int64_t length, int64_t needed) {
+    return (Message() << "synthesizer-attention: option \"max_length\" is " << length
+                      << " (maxLength too small); accepted: at least " << needed
+                      << " (every key and the position of every query)")
+        .fail(error, ATTEND_BAD_OPTION, "max_length");
 }
 
 inline attend_status check_components(const Options& options, const attend_plan_desc& desc, attend_error* error) {
@@ -151,7 +157,9 @@ inline attend_status check(const Options& options, const PlanArgs& args, attend_
     if (attend_status status = check_components(options, desc, error)) return status;
     const int64_t length = options.max_length.given ? options.max_length.value : desc.kv_len;
     if (was_given(*args.values, "factors") && options.factors.count != 2)
-        return refuse(error, "factors", options.factors.count, "two integers, not so many");
+        return (Message() << "synthesizer-attention: option \"factors\" lists " << int64_t{options.factors.count}
+                          << " numbers; accepted: two integers (a and b)")
+            .fail(error, ATTEND_BAD_OPTION, "factors");
     const Factors factors(options, length);
     if (has(options, factorized_dense) && factors.a < desc.kv_len && factors.b < desc.kv_len &&
         factors.a * factors.b < desc.kv_len)
@@ -159,10 +167,10 @@ inline attend_status check(const Options& options, const PlanArgs& args, attend_
                           << "]; accepted: a product of at least " << desc.kv_len << " (the keys)")
             .fail(error, ATTEND_BAD_OPTION, "factors");
     if (options.local_context > 0 || only(options, dot_product)) return ATTEND_OK;
-    if (length < desc.kv_len) return refuse(error, "max_length", length, "maxLength too small; at least ", desc.kv_len);
+    if (length < desc.kv_len) return refuse_length(error, length, desc.kv_len);
     if (desc.q_len == 0 || (desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM)) return ATTEND_OK;
     const int64_t last = desc.q_len - 1 + desc.causal_offset;
-    if (last >= length) return refuse(error, "max_length", length, "maxLength too small; at least ", last + 1);
+    if (last >= length) return refuse_length(error, length, last + 1);
     if (has_rows(options) && desc.causal_offset < 0)
         return (Message() << "synthesizer-attention: query 0 stands at position " << desc.causal_offset
                           << ", for which random tables have no row; accepted: no more queries than keys")
