@@ -27,15 +27,19 @@ attend_plan_desc part_of(const Options& options, const attend_plan_desc& desc, b
     return part;
 }
 
-BaseScores base_of(const Options& options) {
+// The engine wants keys of the values' type, so that tables, which are float32, are its keys only where values are, too.
+BaseScores base_of(const Options& options, bool narrow) {
     if (has(options, dot_product)) return BaseScores::dot;
-    return has(options, dense) && options.local_context == 0 ? BaseScores::dense : BaseScores::none;
+    return has(options, dense) && options.local_context == 0 && !narrow ? BaseScores::dense : BaseScores::none;
+}
+bool is_narrow(const attend_tensor* query, const attend_tensor* value) {
+    return (query != nullptr && !is_f32(query)) || (value != nullptr && !is_f32(value));
 }
 
 // Presence, sizes and shares; tables of a call are filled in by `forward`.
-SynthesizerTables sizes_of(const Options& options, const attend_plan_desc& desc) {
+SynthesizerTables sizes_of(const Options& options, const attend_plan_desc& desc, bool narrow) {
     SynthesizerTables tables{};
-    tables.base = base_of(options);
+    tables.base = base_of(options, narrow);
     tables.local = options.local_context;
     tables.tiled = options.tiling == tile;
     tables.head_dim = desc.head_dim;
@@ -70,9 +74,25 @@ attend_tile_hooks hooks_of(const SynthesizerTables& tables, const attend_plan_de
 uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_plan_desc& desc = *args.desc;
     if (only(options, dot_product)) return tile_workspace(desc);
-    const SynthesizerTables tables = sizes_of(options, desc);
-    const attend_plan_desc part = part_of(options, desc, tables.base != BaseScores::none);
+    const attend_tensor *query = attend_find(&desc.bindings, ATTEND_Q), *key = attend_find(&desc.bindings, ATTEND_K),
+                        *value = attend_find(&desc.bindings, ATTEND_V),
+                        *output = attend_find(&desc.bindings, ATTEND_OUT);
+    const SynthesizerTables tables = sizes_of(options, desc, is_narrow(query, value));
+    attend_plan_desc part = part_of(options, desc, tables.base != BaseScores::none);
     const attend_tile_hooks hooks = hooks_of(tables, part);
+    // What stands for keys: the keys, a table, or zeros of the values' type.
+    const attend_tensor* read = tables.base == BaseScores::dot    ? key
+                                : tables.base == BaseScores::none ? value
+                                                                  : nullptr;
+    attend_binding bound[4];
+    uint32_t count = 0;
+    const struct {
+        uint32_t role;
+        const attend_tensor* tensor;
+    } roles[] = {{ATTEND_Q, query}, {ATTEND_K, read}, {ATTEND_V, value}, {ATTEND_OUT, output}};
+    for (const auto& entry : roles)
+        if (entry.tensor != nullptr) bound[count++] = {sizeof(attend_binding), entry.role, nullptr, entry.tensor};
+    part.bindings = {bound, count, sizeof(attend_binding)};
     return tile_workspace(part, 0, 0, 0, &hooks);
 }
 
@@ -160,10 +180,12 @@ attend_status attend_part(const Options& options, const ForwardArgs& args, const
     const auto group = [&](OwnTensor& own, const attend_tensor& from) {
         describe(own, from, {from.shape[0], part.num_kv_heads, from.shape[2], from.shape[3]},
                  {from.strides[0], split ? 0 : from.strides[1], from.strides[2], from.strides[3]});
-        if (split) own.tensor.data = static_cast<float*>(from.data) + first / part.num_q_heads * from.strides[1];
+        if (split)
+            own.tensor.data =
+                static_cast<char*>(from.data) + first / part.num_q_heads * from.strides[1] * (from.dtype_bits / 8);
     };
     group(value, *args.value);
-    tables.query = view_of<const float, 4>(some.query);
+    tables.query = stored_view(some.query);
     tables.first_head = first;
     if (tables.base == BaseScores::dot) {
         group(key, *args.key);
@@ -178,7 +200,7 @@ attend_status attend_part(const Options& options, const ForwardArgs& args, const
         const attend_tensor& q = *some.query;
         describe(feature, q, {q.shape[0], q.shape[1], q.shape[2], 1}, {q.strides[0], q.strides[1], q.strides[2], 1});
         some.query = &feature.tensor;
-        describe(key, q, {1, part.num_kv_heads, desc.kv_len, 1}, {0, 0, 0, 0});
+        describe(key, *args.value, {1, part.num_kv_heads, desc.kv_len, 1}, {0, 0, 0, 0});
         key.tensor.data = const_cast<float*>(&no_score);
     }
     TileCall call(some, some.query, &key.tensor, &value.tensor, some.output);
@@ -203,7 +225,7 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
         return run_tiles(call, context);
     }
     if (attend_status status = check_rows(options, args, context)) return status;
-    SynthesizerTables tables = sizes_of(options, desc);
+    SynthesizerTables tables = sizes_of(options, desc, is_narrow(args.query, args.value));
     bind_tables(options, args, tables);
     const attend_plan_desc part = part_of(options, desc, tables.base != BaseScores::none);
     attend_status status = ATTEND_OK;
@@ -222,7 +244,7 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     }
     const double pairs = visible_pairs(desc), d = number(desc.head_dim);
     softmax_cost(desc, pairs, cost);
-    const SynthesizerTables tables = sizes_of(options, desc);
+    const SynthesizerTables tables = sizes_of(options, desc, false);
     double per_pair = number(desc.value_dim), per_query = 0.0;
     if (has(options, dense) || options.local_context > 0) per_pair += d;
     if (has(options, dot_product)) per_pair += d;
@@ -243,6 +265,7 @@ ATTEND_MECHANISM(
      .time_complexity = "O(n^2 d)",
      .space_complexity = "O(n d)",
      .caps = softmax_caps | position_caps,
+     .dtypes = stored_floats,
      .numerics = ATTEND_OWN_DEFINITION,
      .revision = 1,
      ATTEND_OPTION_TABLE(Options, option_table),

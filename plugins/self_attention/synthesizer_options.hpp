@@ -57,9 +57,9 @@ constexpr OptionRow option_table[] = {
 #define ATTEND_SYNTHESIZER_FACTOR_B \
     "or(item(factors,1),max(1,ceil(" ATTEND_SYNTHESIZER_LENGTH "/" ATTEND_SYNTHESIZER_FACTOR_A ")))"
 constexpr attend_port port_table[] = {
-    common::query_port("features of the queries"),
-    input_port(ATTEND_K, "key", "B,Hkv,Nk,D", "keys, read by the component dot alone", ATTEND_OPTIONAL),
-    common::value_port("B,Hkv,Nk,Dv", "values; absent: key"),
+    stored(common::query_port("features of the queries")),
+    stored(input_port(ATTEND_K, "key", "B,Hkv,Nk,D", "keys, read by the component dot alone", ATTEND_OPTIONAL)),
+    stored(common::value_port("B,Hkv,Nk,Dv", "values; absent: key")),
     ATTEND_MASK_PORTS,
     weight_port("dense_w",
                 "components=dense & local_context: " ATTEND_SYNTHESIZER_HEADS
@@ -89,7 +89,7 @@ constexpr attend_port port_table[] = {
                 "zeros as factBb", "its bias"),
     weight_port("mix_logits", "count(components)!=1: count(components)", "zeros as mixLogits",
                 "logits of the components' shares, in their order"),
-    output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result"),
+    stored(output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result")),
     common::lse_port(),
     common::scores_port(),
 };

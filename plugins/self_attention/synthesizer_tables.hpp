@@ -16,7 +16,7 @@ enum class BaseScores : int32_t { none, dot, dense };
 struct SynthesizerTables {
     TensorView<const float, 3> dense_w, random_r, r1, r2, a_w, b_w;  // [Ht, rows, columns]; absent: not a component
     TensorView<const float, 2> dense_b, a_b, b_b;                    // [Ht, rows]
-    TensorView<const float, 4> query;
+    StoredView query;
     // Shares of the components; that of dot includes the scale.
     float dense, random, factorized_random, factorized_dense, dot;
     BaseScores base;
@@ -87,11 +87,7 @@ struct SynthesizerTile {
     void prepare() const {
         const Batch zero(0.0f);
         if (tables.copies_z() && tables.base == BaseScores::none) {
-            const float* rows[size_t{lanes}];
-            const TensorView<const float, 4>& query = tables.query;
-            for (int64_t lane = 0; lane < lanes; ++lane)
-                rows[lane] = query.at(tile.batch, tile.lane_head[lane], tile.lane_row[lane], 0);
-            load_lanes<V>(rows, query.strides[3], tables.head_dim, 1.0f, z);
+            load_z();
         } else if (tables.copies_z()) {
             for (int64_t at = 0; at < tables.head_dim * lanes; at += batch_lanes)
                 store(z + at, load(tile.queries + at));
@@ -109,6 +105,28 @@ struct SynthesizerTile {
             load_lanes<V>(rows, tables.r1.strides[2], tables.rank, tables.factorized_random, r1);
         }
         if (tables.local > 0) prepare_diagonals();
+    }
+
+    void load_z() const {
+        const StoredView& query = tables.query;
+        if (query.storage == Storage::f32) {
+            const float* rows[size_t{lanes}];
+            for (int64_t lane = 0; lane < lanes; ++lane)
+                rows[lane] =
+                    reinterpret_cast<const float*>(query.at(tile.batch, tile.lane_head[lane], tile.lane_row[lane]));
+            load_lanes<V>(rows, query.step(), tables.head_dim, 1.0f, z);
+            return;
+        }
+        constexpr int64_t step = 64;
+        float wide[size_t{step}];
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const char* row = query.at(tile.batch, tile.lane_head[lane], tile.lane_row[lane]);
+            for (int64_t first = 0; first < tables.head_dim; first += step) {
+                const int64_t count = lesser(step, tables.head_dim - first);
+                widen_row(query.storage, row + first * query.strides[3], query.step(), count, wide);
+                for (int64_t d = 0; d < count; ++d) z[(first + d) * lanes + lane] = wide[d];
+            }
+        }
     }
 
     // Logit t of a lane belongs to key i' + t - (c - 1) / 2: stored in row t + i' - first i', so that a key's row lies
@@ -144,8 +162,9 @@ struct SynthesizerTile {
             write_diagonals(s, first, keys);
             empty = false;
         } else if (tables.dense_w.present) {
-            linear(tables.dense_w, tables.dense_b, first, keys, tables.dense, scores.scratch);
-            blend(s, based ? tables.dot : 1.0f, scores.scratch, 1.0f, count);
+            linear(tables.dense_w, tables.dense_b, first, keys, tables.dense, empty ? s : scores.scratch);
+            if (!empty) blend(s, tables.dot, scores.scratch, 1.0f, count);
+            empty = false;
         } else if (based) {
             for (int64_t at = 0; at < count; at += batch_lanes) store(s + at, load(s + at) * Batch(tables.dot));
         }
