@@ -16,8 +16,8 @@ struct Options {
 };
 
 constexpr OptionRow option_table[] = {
-    option_int(offsetof(Options, sinks), "sinks", "4", {0, 1048576}, "leading tokens that every query sees"),
-    option_int(offsetof(Options, window), "window", "256", {0, 1048576}, "keys seen to the left of a query"),
+    option_int(ATTEND_FIELD(sinks), "4", {0, 1048576}, "leading tokens that every query sees"),
+    option_int(ATTEND_FIELD(window), "256", {0, 1048576}, "keys seen to the left of a query"),
     common::causal("true"),
     common::scale(),
 };
@@ -40,22 +40,18 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
 
 }  // namespace
 
-ATTEND_MECHANISM(sink, {
-                           .name = "sink-attention",
-                           .category = "extra",
-                           .title = "Attention sinks",
-                           .summary = "A few leading tokens and a sliding window.",
-                           .reference = "Xiao et al. 2023, arXiv:2309.17453",
-                           .time_complexity = "O(n w d)",
-                           .space_complexity = "O(n d)",
-                           .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_GQA | ATTEND_CAP_CROSS | ATTEND_CAP_LSE_OUT |
-                                   ATTEND_CAP_DV_DIFFERS | ATTEND_CAP_STRIDED_IO,
-                           .numerics = ATTEND_APPROXIMATE,
-                           .revision = 1,
-                           ATTEND_OPTION_TABLE(Options, option_table),
-                           ATTEND_PORT_TABLE(port_table),
-                           .workspace = erased<workspace>,
-                           .forward = erased<forward>,
-                       })
+ATTEND_MECHANISM(sink, described<workspace, forward>({.name = "sink-attention",
+                                                      .category = "extra",
+                                                      .title = "Attention sinks",
+                                                      .summary = "A few leading tokens and a sliding window.",
+                                                      .reference = "Xiao et al. 2023, arXiv:2309.17453",
+                                                      .time = "O(n w d)",
+                                                      .space = "O(n d)",
+                                                      .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_GQA | ATTEND_CAP_CROSS |
+                                                              ATTEND_CAP_LSE_OUT | ATTEND_CAP_DV_DIFFERS |
+                                                              ATTEND_CAP_STRIDED_IO,
+                                                      .dtypes = ATTEND_F32,
+                                                      .numerics = ATTEND_APPROXIMATE},
+                                                     option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense attention whose scores lose m_h |i' - j|, or m_h (i' - j); slopes, positions and offsets by the formula.
+#include <algorithm>
+
 #include "specs/spec.hpp"
 
 namespace {
@@ -65,6 +67,35 @@ specs::Expected expected(const Call& call) {
         other, [](const specs::Place&) { return true; }, true, true);
 }
 
+// Half of the calls get positions and slopes of their own, for one item or for each.
+void more(specs::ForwardInputs& inputs, const specs::NamedValues& options, specs::Numbers& numbers) {
+    if (numbers.below(2) == 0) return;
+    const auto b = inputs.query.shape[0], h = inputs.query.shape[1];
+    const auto positions = [&](const char* name, std::int64_t n) {
+        const bool each = numbers.below(2) == 0, wide = numbers.below(2) == 0;
+        attend::Tensor tensor = attend::Tensor::allocate(wide ? attend::DType::i64 : attend::DType::i32,
+                                                         each ? std::vector<std::int64_t>{b, n} : std::vector{n})
+                                    .value();
+        for (std::int64_t at = 0; at < tensor.size(); ++at) {
+            const std::int64_t position = numbers.below(60) - 20;
+            if (wide)
+                tensor.as<std::int64_t>()[at] = position;
+            else
+                tensor.as<std::int32_t>()[at] = static_cast<std::int32_t>(position);
+        }
+        inputs.extra.emplace_back(name, tensor);
+    };
+    if (numbers.below(3) != 0) positions("positions_q", inputs.query.shape[2]);
+    if (numbers.below(3) != 0) positions("positions_k", (inputs.key ? *inputs.key : inputs.query).shape[2]);
+    const bool slopes_apply =
+        std::none_of(options.begin(), options.end(), [](const auto& option) { return option.first == "max_bias"; });
+    if (!slopes_apply) return;
+    attend::Tensor slopes =
+        numbers.normal(numbers.below(2) == 0 ? std::vector<std::int64_t>{b, h} : std::vector<std::int64_t>{h});
+    for (std::int64_t at = 0; at < slopes.size(); ++at) slopes.as<float>()[at] *= 0.2f;
+    inputs.weights.emplace_back("slopes", slopes);
+}
+
 const specs::Registration spec({.mechanism = "alibi-mha",
                                 .oracle = expected,
                                 .variants = {{{"causal", false}},
@@ -74,6 +105,7 @@ const specs::Registration spec({.mechanism = "alibi-mha",
                                              {{"dropout", 0.1}, {"seed", 3}},
                                              {{"window_left", 5}},
                                              {{"causal_alignment", "top-left"}},
-                                             {{"causal_offset", 3}, {"causal", false}}}});
+                                             {{"causal_offset", 3}, {"causal", false}}},
+                                .more = more});
 
 }  // namespace
