@@ -65,6 +65,38 @@ TEST_CASE("precision: narrow tensors reach the mechanisms that read them, and th
             }
 }
 
+TEST_CASE("precision: mixed heads and synthesised scores round nothing but the output") {
+    Random random(36);
+    const ForwardInputs inputs = make_inputs(random, {2, 4, 4, 70, 70, 24, 40});
+    const auto parts = [](std::initializer_list<const char*> names) {
+        attend::Json list = attend::Json::array();
+        for (const char* name : names) list.push(name);
+        return list;
+    };
+    const std::vector<std::pair<const char*, attend::NamedValues>> calls{
+        {"talking-heads-attention", {{"softmax_heads", 6}}},
+        {"talking-heads-attention", {{"post_mixing", false}, {"causal", true}}},
+        {"synthesizer-attention", {}},
+        {"synthesizer-attention", {{"local_context", 9}}},
+        {"synthesizer-attention", {{"components", parts({"dense", "dot"})}, {"causal", true}}},
+        {"synthesizer-attention", {{"components", parts({"random", "factorized-dense", "factorized-random"})}}}};
+    for (const std::string& backend : backends())
+        for (const auto& [mechanism, options] : calls)
+            for (const auto& [query, key] : {std::pair(DType::bf16, DType::bf16), std::pair(DType::f16, DType::f16),
+                                             std::pair(DType::f32, DType::bf16)}) {
+                INFO(mechanism << " " << attend::dtype_name(query) << " " << attend::dtype_name(key) << " on "
+                               << backend);
+                ForwardOptions call = call_of(mechanism);
+                call.options = options;
+                const ForwardInputs narrow = rounded(inputs, query, key);
+                const auto got = service(backend).forward(narrow, call).value();
+                CHECK(got.output.dtype == query);
+                const auto wide = service(backend).forward(rounded(narrow, DType::f32, DType::f32), call).value();
+                CHECK(difference(as(got.output, DType::f32), as(as(wide.output, query), DType::f32)) <=
+                      (query == DType::f32 ? 2e-6 : 2e-2));
+            }
+}
+
 TEST_CASE("precision: fp32 asked for by the call widens narrow tensors first") {
     Random random(32);
     const ForwardInputs inputs = make_inputs(random, {1, 2, 2, 40, 300, 16, 16});
