@@ -32,15 +32,44 @@ struct ShawHooks {
 
     static void add_content(const void* user, const attend_score_tile* tile) {
         const ShawHooks& self = *static_cast<const ShawHooks*>(user);
-        self.each_row(*tile, [&](float* scores, const int32_t* place, const attend_query_tile& queries) {
-            for (int64_t lane = 0; lane < queries.lane_stride; ++lane) scores[lane] += queries.memory[place[lane]];
+        const attend_query_tile& queries = *tile->queries;
+        const int64_t lanes = queries.lane_stride;
+        if (const int64_t end = self.one_end(*tile); end >= 0) {
+            const float* const term = queries.memory + end * lanes;
+            for (int64_t lane = 0; lane < lanes; lane += batch_lanes) {
+                const Batch add = load(term + lane);
+                for (int64_t row = 0; row < tile->num_keys; ++row) {
+                    float* const at = tile->scores + row * lanes + lane;
+                    store(at, load(at) + add);
+                }
+            }
+            return;
+        }
+        self.each_row(*tile, [&](float* scores, const int32_t* place) {
+            for (int64_t lane = 0; lane < lanes; ++lane) scores[lane] += queries.memory[place[lane]];
         });
     }
 
     static void add_weights(const void* user, const attend_score_tile* tile, float* sums) {
         const ShawHooks& self = *static_cast<const ShawHooks*>(user);
-        self.each_row(*tile, [&](const float* weights, const int32_t* place, const attend_query_tile& queries) {
-            for (int64_t lane = 0; lane < queries.lane_stride; ++lane) sums[place[lane]] += weights[lane];
+        const int64_t lanes = tile->queries->lane_stride;
+        if (const int64_t end = self.one_end(*tile); end >= 0) {
+            for (int64_t lane = 0; lane < lanes; lane += batch_lanes) {
+                Batch even(0.0f), odd(0.0f);
+                const float* at = tile->scores + lane;
+                int64_t row = 0;
+                for (; row + 2 <= tile->num_keys; row += 2, at += 2 * lanes) {
+                    even = even + load(at);
+                    odd = odd + load(at + lanes);
+                }
+                if (row < tile->num_keys) even = even + load(at);
+                float* const to = sums + end * lanes + lane;
+                store(to, load(to) + (even + odd));
+            }
+            return;
+        }
+        self.each_row(*tile, [&](const float* weights, const int32_t* place) {
+            for (int64_t lane = 0; lane < lanes; ++lane) sums[place[lane]] += weights[lane];
         });
     }
 
@@ -51,27 +80,27 @@ struct ShawHooks {
     }
 
 private:
+    // The row of the table that all pairs of a tile share, beyond k on one side; -1: there is none.
+    int64_t one_end(const attend_score_tile& tile) const {
+        const attend_query_tile& queries = *tile.queries;
+        if (tile.first_key + tile.num_keys - 1 - queries.first_position <= -k) return 0;
+        return tile.first_key - queries.last_position >= k ? 2 * k : -1;
+    }
+
     // visit(row of the tile, place of each lane in a table [2k + 1][lane]).
     template <class Visit>
     void each_row(const attend_score_tile& tile, Visit visit) const {
         const attend_query_tile& queries = *tile.queries;
         const int64_t lanes = queries.lane_stride;
         int32_t place[max_lanes];
-        const auto far_right = static_cast<int32_t>(2 * k), width = static_cast<int32_t>(lanes);
-        const int64_t last_key = tile.first_key + tile.num_keys - 1;
-        // Beyond the table on one side for all pairs: one place for each lane.
-        const bool left = last_key - queries.first_position <= -k, right = tile.first_key - queries.last_position >= k;
-        if (left || right)
-            for (int32_t lane = 0; lane < width; ++lane) place[lane] = (right ? far_right : 0) * width + lane;
+        const auto last = static_cast<int32_t>(2 * k), width = static_cast<int32_t>(lanes);
         for (int64_t row = 0; row < tile.num_keys; ++row) {
-            if (!left && !right) {
-                const auto first = static_cast<int32_t>(tile.first_key + row + k);
-                for (int32_t lane = 0; lane < width; ++lane) {
-                    const int32_t r = first - queries.lane_position[lane];
-                    place[lane] = (r < 0 ? 0 : r > far_right ? far_right : r) * width + lane;
-                }
+            const auto first = static_cast<int32_t>(tile.first_key + row + k);
+            for (int32_t lane = 0; lane < width; ++lane) {
+                const int32_t r = first - queries.lane_position[lane];
+                place[lane] = (r < 0 ? 0 : r > last ? last : r) * width + lane;
             }
-            visit(tile.scores + row * lanes, place, queries);
+            visit(tile.scores + row * lanes, place);
         }
     }
 };
