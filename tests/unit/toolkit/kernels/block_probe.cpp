@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once per instruction set: lets the unit tests reach the pieces of blocks and of retrieval.
+#include "../block_call.hpp"
 #include "attend/author/residual_block.hpp"
 #include "attend/toolkit/block/best_slots.hpp"
-#include "../block_call.hpp"
 
 using namespace attend::ATTEND_ISA;
 
@@ -41,21 +41,17 @@ extern "C" attend_status ATTEND_KERNEL(attend_probe_merge)(const attend_context*
     return merge_parts(context, t[0], t[1], t[2], t[3]);
 }
 
-// The k best of the scores, best first: by heap (k < count) or by sorting all.
+// The k best of the scores, best first: by selection (k < count) or by sorting all.
 extern "C" void ATTEND_KERNEL(attend_probe_best)(const float* scores, int64_t count, int64_t k, uint64_t* room,
                                                  int64_t* slots, float* best) {
-    int64_t filled = 0;
-    for (int64_t at = 0; at < count; ++at) {
-        const uint64_t entry = slot_entry(scores[at], at);
-        if (filled < k)
-            k < count ? push(room, filled, entry) : void(room[filled] = entry), ++filled;
-        else if (entry > room[0])
-            sink(room, filled, 0, entry);
+    const int64_t filled = k < count ? k : count;
+    for (int64_t at = 0; at < count; ++at) room[at] = slot_entry(scores[at], at);
+    if (k < count) {
+        select_best(room, count, k);
+        sort_best(room, k);
+    } else {
+        sort_all(room, room + count, count);
     }
-    if (k < count)
-        sort_heap(room, filled);
-    else
-        sort_all(room, room + count, filled);
     for (int64_t at = 0; at < filled; ++at) slots[at] = slot_of(room[at]), best[at] = score_of(room[at]);
 }
 

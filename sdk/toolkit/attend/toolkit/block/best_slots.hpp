@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The best of many scored slots: entries that compare as numbers, a bounded heap, and both orders of sorting.
+// The best of many scored slots: entries that compare as numbers, their selection and sorting.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,6 @@ inline float score_of(uint64_t entry) {
     return __builtin_bit_cast(float, (order & 0x80000000u) != 0 ? order & 0x7FFFFFFFu : ~order);
 }
 
-// Heap with the worst entry in front.
 inline void sink(uint64_t* heap, int64_t count, int64_t at, uint64_t entry) {
     for (;;) {
         int64_t child = 2 * at + 1;
@@ -33,17 +32,48 @@ inline void sink(uint64_t* heap, int64_t count, int64_t at, uint64_t entry) {
     }
     heap[at] = entry;
 }
-inline void push(uint64_t* heap, int64_t count, uint64_t entry) {
-    int64_t at = count;
-    for (; at > 0 && heap[(at - 1) / 2] > entry; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
-    heap[at] = entry;
-}
+
 // Best first.
-inline void sort_heap(uint64_t* heap, int64_t count) {
+inline void sort_best(uint64_t* entries, int64_t count) {
+    if (count <= 48) {
+        for (int64_t at = 1; at < count; ++at) {
+            const uint64_t entry = entries[at];
+            int64_t place = at;
+            for (; place > 0 && entries[place - 1] < entry; --place) entries[place] = entries[place - 1];
+            entries[place] = entry;
+        }
+        return;
+    }
+    for (int64_t at = count / 2; at-- > 0;) sink(entries, count, at, entries[at]);  // the worst in front
     for (int64_t rest = count - 1; rest > 0; --rest) {
-        const uint64_t worst = heap[0];
-        sink(heap, rest, 0, heap[rest]);
-        heap[rest] = worst;
+        const uint64_t worst = entries[0];
+        sink(entries, rest, 0, entries[rest]);
+        entries[rest] = worst;
+    }
+}
+
+// The `wanted` best in front (1 <= wanted <= count), the worst of them last; otherwise in any order. Entries differ.
+inline void select_best(uint64_t* entries, int64_t count, int64_t wanted) {
+    int64_t low = 0, high = count - 1;
+    const int64_t place = wanted - 1;
+    while (low < high) {
+        const uint64_t a = entries[low], b = entries[(low + high) / 2], c = entries[high];
+        const uint64_t pivot = a < b ? (b < c ? b : a < c ? c : a) : (a < c ? a : b < c ? c : b);
+        int64_t left = low, right = high;
+        while (left <= right) {
+            while (entries[left] > pivot) ++left;
+            while (entries[right] < pivot) --right;
+            if (left > right) break;
+            const uint64_t swapped = entries[left];
+            entries[left++] = entries[right];
+            entries[right--] = swapped;
+        }
+        if (place <= right)
+            high = right;
+        else if (place >= left)
+            low = left;
+        else
+            return;
     }
 }
 

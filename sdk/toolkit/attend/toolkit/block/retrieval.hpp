@@ -4,9 +4,10 @@
 //   a_m = q . k_m, both divided by sqrt(sum of squares + 1e-6) if normalized, accumulated in double, rounded to float
 //   T   = the k slots of largest a, ties to the smaller slot;  softmax of scale_h a_m over T, on the slots' values
 //
-// Scores of a tile of queries with a tile of keys are first computed in float; only where such a score comes closer to
-// a row's k-th best than its error may be is it computed exactly, and the row's heap asked. So the choice depends
-// neither on the vector width nor on tiles.
+// Scores of a tile of queries with a tile of keys are computed in float, and a query keeps the slots whose score, with
+// the error that it may have, reaches the k-th best of the least that the others may be. Exact scores are computed for what
+// is left in the end, and before where too many come too close. So the choice depends neither on the vector width nor on
+// tiles.
 #pragma once
 
 #include <math.h>
@@ -65,10 +66,11 @@ struct SlotKey {
 
 struct RetrievalSizes {
     int64_t batch, heads, rows, dim, value_dim, memories, memory_heads, slots, chosen;
+    int64_t room;  // entries kept for a query during the sweep
     bool all;
     int64_t tile_rows, tiles;  // queries of a tile
     static constexpr int64_t key_tile = 128;
-    static constexpr int64_t most_entries = int64_t{1} << 20;  // of the heaps of a tile
+    static constexpr int64_t most_entries = int64_t{1} << 20;  // of a tile
 
     explicit RetrievalSizes(const Retrieval& r) {
         batch = r.query->shape[0], heads = r.query->shape[1], rows = r.query->shape[2], dim = r.query->shape[3];
@@ -76,18 +78,20 @@ struct RetrievalSizes {
         memories = r.key->shape[0], memory_heads = r.key->shape[1], slots = r.key->shape[2];
         all = r.top_k == 0 || r.top_k >= slots;
         chosen = all ? slots : r.top_k;
+        room = all ? slots : chosen < 48 ? 128 : 2 * chosen + 32;
         tile_rows = rows > batch_lanes ? max_lanes : batch_lanes;
-        while (tile_rows > 1 && tile_rows * chosen > most_entries) tile_rows /= 2;
+        while (tile_rows > 1 && tile_rows * room > most_entries) tile_rows /= 2;
         tiles = rows == 0 ? 0 : (rows + tile_rows - 1) / tile_rows;
     }
     int64_t all_slots() const { return memories * memory_heads * slots; }
 };
 
 struct RetrievalScratch {
-    float *query, *panel, *scores, *limit, *uncertainty, *chosen_weights, *sum;
+    float *query, *panel, *scores, *limit, *uncertainty, *chosen_weights, *sum, *kept;
     double* norm;
-    uint64_t *heaps, *sorted;
-    int64_t* filled;
+    uint64_t *entries, *sorted;
+    int32_t *slots, *order;
+    int64_t *filled, *exact;
 
     RetrievalScratch(Workspace& space, const RetrievalSizes& s) {
         query = space.take<float>(s.tile_rows * s.dim);
@@ -98,9 +102,13 @@ struct RetrievalScratch {
         chosen_weights = space.take<float>(2 * (s.chosen + batch_lanes));
         sum = space.take<float>(s.value_dim + batch_lanes);
         norm = space.take<double>(max_lanes);
-        heaps = space.take<uint64_t>(s.tile_rows * s.chosen);
+        entries = space.take<uint64_t>(s.tile_rows * s.room);
         sorted = space.take<uint64_t>(s.all ? s.chosen : 0);
+        kept = space.take<float>(s.all ? 0 : s.tile_rows * s.room);
+        slots = space.take<int32_t>(s.all ? 0 : s.tile_rows * s.room);
+        order = space.take<int32_t>(s.all ? 0 : s.room);
         filled = space.take<int64_t>(max_lanes);
+        exact = space.take<int64_t>(max_lanes);
     }
 };
 
@@ -163,6 +171,7 @@ struct RetrievalRun {
             scratch.limit[lane] = lane < count ? -infinity : infinity;
             scratch.uncertainty[lane] = 0.0f;
             scratch.filled[lane] = 0;
+            scratch.exact[lane] = 0;
             scratch.norm[lane] = 1.0;
             if (lane >= count) {
                 for (int64_t d = 0; d < sizes.dim; ++d) scratch.panel[d * max_lanes + lane] = 0.0f;
@@ -189,25 +198,88 @@ struct RetrievalRun {
         return static_cast<float>(r.normalize ? dot / (scratch.norm[lane] * slot.norm) : dot);
     }
 
-    void offer(const RetrievalScratch& scratch, int64_t lane, uint64_t entry) const {
-        uint64_t* heap = scratch.heaps + lane * sizes.chosen;
-        int64_t& filled = scratch.filled[lane];
-        if (filled < sizes.chosen)
-            push(heap, filled++, entry);
-        else if (entry > heap[0])
-            sink(heap, filled, 0, entry);
-        else
-            return;
-        if (filled < sizes.chosen) return;
-        const float worst = score_of(heap[0]);
-        scratch.limit[lane] = worst == worst ? worst - __builtin_fabsf(worst) * 0x1p-22f - 1e-37f : -infinity;
+    // Exact scores of the lane's candidates: from here on it has entries.
+    void make_exact(const RetrievalScratch& scratch, const SlotKey* slots, int64_t lane, int64_t bm, int64_t hm) const {
+        for (int64_t at = 0; at < scratch.filled[lane]; ++at) {
+            const int64_t m = scratch.slots[lane * sizes.room + at];
+            scratch.entries[lane * sizes.room + at] =
+                slot_entry(exact_score(scratch, lane, key_row(bm, hm, m), slots[m]), m);
+        }
+        scratch.exact[lane] = 1;
     }
 
-    // The heaps of all lanes over all slots.
+    // Drops what cannot be among the best, which raises the limit for what follows.
+    void thin(const RetrievalScratch& scratch, const SlotKey* slots, int64_t lane, int64_t bm, int64_t hm) const {
+        if (scratch.filled[lane] <= sizes.chosen) return;
+        if (scratch.exact[lane] == 0) thin_floats(scratch, slots, lane);
+        if (scratch.exact[lane] == 0 && scratch.filled[lane] > sizes.room - sizes.room / 4)
+            make_exact(scratch, slots, lane, bm, hm);  // too many are too close to each other
+        if (scratch.exact[lane] == 0) return;
+        uint64_t* entries = scratch.entries + lane * sizes.room;
+        select_best(entries, scratch.filled[lane], sizes.chosen);
+        scratch.filled[lane] = sizes.chosen;
+        set_limit(scratch, lane, score_of(entries[sizes.chosen - 1]));
+    }
+
+    // One rounding to float may make equal what was not; NaN is worse than everything.
+    static void set_limit(const RetrievalScratch& scratch, int64_t lane, float least) {
+        constexpr float largest = 3.4028235e38f;
+        if (least > largest) least = largest;
+        scratch.limit[lane] = least == least ? least - __builtin_fabsf(least) * 0x1p-22f - 1e-37f : -infinity;
+    }
+
+    __attribute__((noinline)) void thin_floats(const RetrievalScratch& scratch, const SlotKey* slots,
+                                               int64_t lane) const {
+        float* scores = scratch.kept + lane * sizes.room;
+        int32_t *places = scratch.slots + lane * sizes.room, *order = scratch.order;
+        const int64_t filled = scratch.filled[lane], wanted = sizes.chosen;
+        const float uncertainty = scratch.uncertainty[lane];
+        // The least that each score may be, as integers of the same order.
+        int64_t low = INT32_MAX, high = INT32_MIN;
+        for (int64_t at = 0; at < filled; ++at) {
+            float least = scores[at] - uncertainty * slots[places[at]].uncertainty;
+            if (!(least == least)) least = -infinity;
+            const int32_t bits = __builtin_bit_cast(int32_t, least);
+            order[at] = bits ^ (bits >> 31 & INT32_MAX);
+            low = order[at] < low ? order[at] : low;
+            high = order[at] > high ? order[at] : high;
+        }
+        // The largest number that enough of them reach, or one a little smaller.
+        for (++high; high - low > 1;) {
+            const int64_t middle = low + (high - low) / 2;
+            const auto bound = static_cast<int32_t>(middle);
+            int32_t count = 0;
+            for (int64_t at = 0; at < filled; ++at) count += order[at] >= bound ? 1 : 0;
+            if (count < wanted) {
+                high = middle;
+                continue;
+            }
+            low = middle;
+            if (count <= wanted + wanted / 8) break;
+        }
+        const auto least = static_cast<int32_t>(low);
+        set_limit(scratch, lane, __builtin_bit_cast(float, least ^ (least >> 31 & INT32_MAX)));
+        const float limit = scratch.limit[lane];
+        int64_t rest = 0;
+        for (int64_t at = 0; at < filled; ++at) {
+            const float score = scores[at];
+            const int32_t place = places[at];
+            scores[rest] = score;
+            places[rest] = place;
+            rest += score + uncertainty * slots[place].uncertainty < limit ? 0 : 1;  // NaN stays
+        }
+        scratch.filled[lane] = rest;
+    }
+
+    // The best of all slots for all lanes.
     template <int V>
     void sweep(const RetrievalScratch& scratch, const SlotKey* slots, int64_t bm, int64_t hm, int64_t count) const {
         constexpr int64_t tile = RetrievalSizes::key_tile;
-        const int64_t row_stride = r.key->strides[2], inner = r.key->strides[3];
+        const int64_t row_stride = r.key->strides[2], inner = r.key->strides[3], room = sizes.room;
+        const float *scores = scratch.scores, *limits = scratch.limit, *uncertainties = scratch.uncertainty;
+        float* kept = scratch.kept;
+        int32_t* places = scratch.slots;
+        int64_t *filled = scratch.filled, *exact = scratch.exact;
         for (int64_t first = 0; first < sizes.slots; first += tile) {
             const int64_t some = sizes.slots - first < tile ? sizes.slots - first : tile;
             const float* key = key_row(bm, hm, first);
@@ -219,28 +291,44 @@ struct RetrievalRun {
                 if (slot.norm < 0.0) continue;
                 const Batch factor(slot.factor), uncertainty(slot.uncertainty);
                 for (int v = 0; v < V; ++v) {
-                    const Batch score = factor * load(scratch.scores + row * max_lanes + v * batch_lanes);
-                    const Batch limit = fnma(uncertainty, load(scratch.uncertainty + v * batch_lanes),
-                                             load(scratch.limit + v * batch_lanes));
+                    const Batch score = factor * load(scores + row * max_lanes + v * batch_lanes);
+                    const Batch limit =
+                        fnma(uncertainty, load(uncertainties + v * batch_lanes), load(limits + v * batch_lanes));
                     // Not "at least": a NaN is looked at, too.
                     uint32_t bits = all_lane_bits & ~mask_bits(score < limit);
                     while (bits != 0) {
                         const int64_t lane = v * batch_lanes + __builtin_ctz(bits);
                         bits &= bits - 1;
                         if (lane >= count) break;
-                        offer(scratch, lane,
-                              slot_entry(exact_score(scratch, lane, key + row * row_stride, slot), first + row));
+                        const int64_t at = filled[lane];
+                        filled[lane] = at + 1;
+                        if (exact[lane] == 0) {
+                            kept[lane * room + at] = scores[row * max_lanes + lane] * slot.factor;
+                            places[lane * room + at] = static_cast<int32_t>(first + row);
+                        } else {
+                            scratch.entries[lane * room + at] =
+                                slot_entry(exact_score(scratch, lane, key + row * row_stride, slot), first + row);
+                        }
+                        if (at + 1 == room) thin(scratch, slots, lane, bm, hm);
                     }
                 }
             }
         }
-        for (int64_t lane = 0; lane < count; ++lane)
-            sort_heap(scratch.heaps + lane * sizes.chosen, scratch.filled[lane]);
+        for (int64_t lane = 0; lane < count; ++lane) {
+            thin(scratch, slots, lane, bm, hm);
+            if (scratch.exact[lane] == 0) make_exact(scratch, slots, lane, bm, hm);
+            uint64_t* entries = scratch.entries + lane * sizes.room;
+            if (scratch.filled[lane] > sizes.chosen) {
+                select_best(entries, scratch.filled[lane], sizes.chosen);
+                scratch.filled[lane] = sizes.chosen;
+            }
+            sort_best(entries, scratch.filled[lane]);
+        }
     }
 
     void take_all(const RetrievalScratch& scratch, const SlotKey* slots, int64_t bm, int64_t hm, int64_t count) const {
         for (int64_t lane = 0; lane < count; ++lane) {
-            uint64_t* entries = scratch.heaps + lane * sizes.chosen;
+            uint64_t* entries = scratch.entries + lane * sizes.room;
             int64_t filled = 0;
             for (int64_t m = 0; m < sizes.slots; ++m)
                 if (!(slots[m].norm < 0.0))
@@ -368,7 +456,7 @@ struct RetrievalRun {
             else
                 run.sweep<1>(scratch, slots, bm, hm, count);
             for (int64_t lane = 0; lane < count; ++lane)
-                run.finish(scratch, b, h, first + lane, bm, hm, scratch.heaps + lane * s.chosen, scratch.filled[lane]);
+                run.finish(scratch, b, h, first + lane, bm, hm, scratch.entries + lane * s.room, scratch.filled[lane]);
         }
         return ATTEND_OK;
     }
