@@ -22,8 +22,8 @@ constexpr const char* name = "alibi-mha";
 constexpr const char* distances[] = {"absolute", "signed", nullptr};
 
 constexpr OptionRow option_table[] = {
-    option_real(ATTEND_FIELD(max_bias), "8", {0, no_limit},
-                "above 0: the slopes go from 2^(-max_bias/P) down to 2^-max_bias"),
+    option_real(ATTEND_FIELD(max_bias), "8", {__DBL_DENORM_MIN__, no_limit},
+                "the slopes go from 2^(-max_bias/P) down to 2^-max_bias"),
     option_enum(ATTEND_FIELD(distance), "\"absolute\"", distances,
                 "absolute: |i' - j|; signed: i' - j, which favours keys to come"),
     common::causal("true"),
@@ -48,9 +48,7 @@ constexpr attend_port port_table[] = {
     common::scores_port(),
 };
 
-attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
-    if (!(options.max_bias > 0.0))
-        return attend_fail(error, ATTEND_BAD_OPTION, "option \"max_bias\" is 0; accepted: above 0", "max_bias");
+attend_status check(const Options&, const PlanArgs& args, attend_error* error) {
     const attend_tensor* slopes = attend_find_name(&args.desc->bindings, "slopes");
     if (!slopes) return ATTEND_OK;
     if (was_given(*args.values, "max_bias"))
