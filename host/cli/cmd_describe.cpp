@@ -17,7 +17,7 @@ const char* numerics_name(std::uint32_t numerics) {
 
 // An initialiser without the name that seeds it: "xavierUniform as Wq" is xavierUniform to a reader.
 std::string initialiser_text(const std::string& init) {
-    return std::regex_replace(init, std::regex(" as [A-Za-z0-9_.]+"), "");
+    return std::regex_replace(init, std::regex(" as [A-Za-z0-9_.{}]+"), "");
 }
 
 bool only_projected(const PortRecord& port) {
