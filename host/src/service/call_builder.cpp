@@ -451,7 +451,7 @@ Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardIn
     const bool narrow_query = inputs.query.dtype == DType::f16 || inputs.query.dtype == DType::bf16;
     bool projected = false;
     if (const OptionSpec* form = mechanism.find_option("form")) {
-        projected = !inputs.weights.empty() || form->default_value == Json("projected");
+        projected = has_projected_weight(mechanism, inputs) || form->default_value == Json("projected");
         for (const auto& [name, value] : request.options)
             if (fold_name(name) == "form" && value.is_string() && value.as_string() != "auto")
                 projected = value.as_string() == "projected";

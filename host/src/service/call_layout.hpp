@@ -46,6 +46,19 @@ inline bool is_model_float(DType dtype) {
     return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16;
 }
 
+// Whether a weight is given that only the projected form has: form=auto is then that form.
+inline bool has_projected_weight(const MechanismRecord& mechanism, const ForwardInputs& inputs) {
+    return std::any_of(inputs.weights.begin(), inputs.weights.end(), [&](const auto& weight) {
+        const PortRecord* port = mechanism.find_port(fold_name(weight.first));
+        if (port == nullptr || (port->flags & ATTEND_WEIGHT) == 0) return false;
+        const Result<PortShape> shape = PortShape::parse(port->shape);
+        return shape && std::all_of(shape->alternatives().begin(), shape->alternatives().end(),
+                                    [](const ShapeAlternative& alternative) {
+                                        return alternative.guard.mentions("form", "projected");
+                                    });
+    });
+}
+
 // What a request comes to for one mechanism. Errors name the mechanism, the tensor or option, and what is accepted.
 class CallLayout {
 protected:
@@ -109,19 +122,7 @@ protected:
                                              spec->choices.begin());
         };
         if (std::get<std::int64_t>(found->value) != index_of("auto")) return {};
-        // Projected if a weight is given that only that form has.
-        bool projected = false;
-        if (inputs != nullptr)
-            for (const auto& [name, tensor] : inputs->weights) {
-                const PortRecord* port = mechanism_->find_port(fold_name(name));
-                if (port == nullptr || (port->flags & ATTEND_WEIGHT) == 0) continue;
-                const Result<PortShape> shape = PortShape::parse(port->shape);
-                projected =
-                    projected || (shape && std::all_of(shape->alternatives().begin(), shape->alternatives().end(),
-                                                       [](const ShapeAlternative& alternative) {
-                                                           return alternative.guard.mentions("form", "projected");
-                                                       }));
-            }
+        const bool projected = inputs != nullptr && has_projected_weight(*mechanism_, *inputs);
         found->value = index_of(projected ? "projected" : "core");
         return {};
     }
