@@ -8,6 +8,8 @@
 // Cost     softmax attention and O((Nq + Nk) r); each key turns once for a group of query tiles
 // Differs  angles are double, tables are rounded once
 
+#include <stdio.h>
+
 #include "attend/toolkit/core/message.hpp"
 #include "rotary_tables.hpp"
 
@@ -85,13 +87,20 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
                    << "is true with scaling dynamicNtk, whose frequencies change as the text grows; "
                       "accepted: false, or another scaling")
             .fail(error, ATTEND_BAD_OPTION, "keys_rotated");
-    if (options.scaling == RotaryFrequencies::llama3 && options.high_freq_factor <= options.low_freq_factor)
-        return (saying("high_freq_factor") << "is not above low_freq_factor; accepted: low_freq_factor < "
-                                              "high_freq_factor")
-            .fail(error, ATTEND_BAD_OPTION, "high_freq_factor");
-    if (options.scaling == RotaryFrequencies::yarn && options.beta_fast <= options.beta_slow)
-        return (saying("beta_fast") << "is not above beta_slow; accepted: beta_slow < beta_fast")
-            .fail(error, ATTEND_BAD_OPTION, "beta_fast");
+    const struct {
+        RotaryFrequencies::Scaling scaling;
+        const char *high, *low;
+        double above, below;
+    } bounds[] = {{RotaryFrequencies::llama3, "high_freq_factor", "low_freq_factor", options.high_freq_factor,
+                   options.low_freq_factor},
+                  {RotaryFrequencies::yarn, "beta_fast", "beta_slow", options.beta_fast, options.beta_slow}};
+    for (const auto& bound : bounds) {
+        if (options.scaling != bound.scaling || bound.above > bound.below) continue;
+        char values[96];
+        ::snprintf(values, sizeof values, "is %g with %s %g", bound.above, bound.low, bound.below);
+        return (saying(bound.high) << values << "; accepted: more than " << bound.low)
+            .fail(error, ATTEND_BAD_OPTION, bound.high);
+    }
     const struct {
         const char *option, *input;
         const OptionalInt* given;
