@@ -450,6 +450,8 @@ Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardIn
     };
     const bool narrow_query = inputs.query.dtype == DType::f16 || inputs.query.dtype == DType::bf16;
     bool projected = false;
+    for (const auto& [name, value] : request.options)
+        projected = projected || (fold_name(name) == "block" && value.is_bool() && value.as_bool());
     if (const OptionSpec* form = mechanism.find_option("form")) {
         projected = has_projected_weight(mechanism, inputs) || form->default_value == Json("projected");
         for (const auto& [name, value] : request.options)

@@ -127,8 +127,10 @@ protected:
         return {};
     }
 
+    // By option `form`, or by a boolean `block` that some mechanisms have in its place.
     bool projected() const {
         const OptionSpec* spec = mechanism_->find_option("form");
+        if (spec == nullptr) return scope_.number("block").value_or(0.0) != 0.0;
         const OptionValue* value = scope_.option("form");
         return spec != nullptr && value != nullptr &&
                spec->choices[static_cast<std::size_t>(std::get<std::int64_t>(value->value))] == "projected";

@@ -7,7 +7,7 @@
 
 namespace attend::ATTEND_ISA {
 
-enum class Activation : int32_t { gelu_tanh, gelu_erf, squared_relu };
+enum class Activation : int32_t { gelu_tanh, gelu_erf, squared_relu, relu };
 
 // x P(X <= x) for a standard normal X. The tail P(X > a) is exp(-a^2/2) t P(t), t = 1/(1 + 0.3 a): our own minimax fit
 // for 0 <= a <= 14, off by at most 3.5e-9 of the tail; beyond, exp(-a^2/2) is zero.
@@ -47,6 +47,7 @@ template <Activation activation>
 ATTEND_ALWAYS_INLINE Batch activate(const Batch& x) {
     if constexpr (activation == Activation::gelu_tanh) return gelu_tanh(x);
     if constexpr (activation == Activation::gelu_erf) return gelu_erf(x);
+    if constexpr (activation == Activation::relu) return max(Batch(0.0f), x);
     return squared_relu(x);
 }
 
@@ -73,8 +74,10 @@ struct ActivationRun {
             activate_run<Activation::gelu_tanh>(data, last - first);
         else if (self.activation == Activation::gelu_erf)
             activate_run<Activation::gelu_erf>(data, last - first);
-        else
+        else if (self.activation == Activation::squared_relu)
             activate_run<Activation::squared_relu>(data, last - first);
+        else
+            activate_run<Activation::relu>(data, last - first);
         return ATTEND_OK;
     }
 };
