@@ -223,7 +223,8 @@ ATTEND_MECHANISM(hierarchical_cross,
                       .time = "O(n m d)",
                       .space = "O((n + m) d)",
                       .caps = softmax_caps,
-                      .dtypes = ATTEND_F32},
+                      .dtypes = ATTEND_F32,
+                      .numerics = ATTEND_OWN_DEFINITION},
                      option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

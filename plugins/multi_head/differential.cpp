@@ -264,7 +264,8 @@ ATTEND_MECHANISM(differential,
                       .reference = "Ye et al. 2024, Differential Transformer, arXiv:2410.05258",
                       .time = "O(n^2 d)",
                       .space = "O(n d)",
-                      .caps = (softmax_caps & ~uint64_t{ATTEND_CAP_SCORES_OUT}) | position_caps},
+                      .caps = (softmax_caps & ~uint64_t{ATTEND_CAP_SCORES_OUT}) | position_caps,
+                      .numerics = ATTEND_OWN_DEFINITION},
                      option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

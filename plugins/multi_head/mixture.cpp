@@ -293,7 +293,8 @@ ATTEND_MECHANISM(
          .summary = "Global, local and other views of the same keys, each with its own softmax, blended by gates.",
          .reference = "Xiao et al. 2024, DuoAttention, arXiv:2410.10819",
          .time = "O(n^2 d)",
-         .space = "O(n d)"},
+         .space = "O(n d)",
+         .numerics = ATTEND_OWN_DEFINITION},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -200,7 +200,8 @@ ATTEND_MECHANISM(
          .summary = "Queries and keys turn with their positions (RoPE), so that scores depend on distances.",
          .reference = "Su et al. 2021, RoFormer, arXiv:2104.09864",
          .time = "O(n^2 d)",
-         .space = "O(n d)"},
+         .space = "O(n d)",
+         .numerics = ATTEND_OWN_DEFINITION},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

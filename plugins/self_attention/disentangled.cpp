@@ -329,7 +329,8 @@ ATTEND_MECHANISM(disentangled,
                       .summary = "Content and relative position have separate vectors that meet crosswise (DeBERTa).",
                       .reference = "He et al. 2021, DeBERTa, arXiv:2006.03654",
                       .time = "O(n^2 d)",
-                      .space = "O(n d)"},
+                      .space = "O(n d)",
+                      .numerics = ATTEND_OWN_DEFINITION},
                      option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

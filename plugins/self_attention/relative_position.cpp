@@ -309,7 +309,8 @@ ATTEND_MECHANISM(
          .reference = "Shaw et al. 2018, arXiv:1803.02155; Raffel et al. 2020, arXiv:1910.10683; Dai et al. "
                       "2019, arXiv:1901.02860",
          .time = "O(n^2 d)",
-         .space = "O(n d)"},
+         .space = "O(n d)",
+         .numerics = ATTEND_OWN_DEFINITION},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA
