@@ -68,8 +68,10 @@ constexpr attend_port port_table[] = {
         "2*position_buckets,E | form=projected & c2p: 2*max_relative_positions,E | form=projected & p2c: "
         "2*max_relative_positions,E",
         "normal(0,0.02) as relEmb", "relative embeddings"),
-    weight_port("rel_norm_w", "form=projected & norm_rel_emb: E", "ones", "scale of their layer norm"),
-    weight_port("rel_norm_b", "form=projected & norm_rel_emb: E", "zeros", "shift of their layer norm"),
+    weight_port("rel_norm_w", "form=projected & norm_rel_emb & c2p: E | form=projected & norm_rel_emb & p2c: E", "ones",
+                "scale of their layer norm"),
+    weight_port("rel_norm_b", "form=projected & norm_rel_emb & c2p: E | form=projected & norm_rel_emb & p2c: E",
+                "zeros", "shift of their layer norm"),
     weight_port("wq", "form=projected: Hq*D,E", "normal(0,0.02) as Wq", "query projection"),
     weight_port("wk", "form=projected: Hq*D,E", "normal(0,0.02) as Wk", "key projection"),
     weight_port("wv", "form=projected: Hq*D,E", "normal(0,0.02) as Wv", "value projection"),
@@ -111,7 +113,9 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
         return weight && (weight->flags & ATTEND_TENSOR_INITIALISED) == 0;
     };
     bool any = false;
-    for (const char* name : {"rel_emb", "wq", "wk", "wv", "bq", "bk", "bv"}) any = any || given(name);
+    for (const char* name : {"rel_emb", "rel_norm_w", "rel_norm_b", "wq", "wk", "wv", "bq", "bk", "bv", "pos_wk",
+                             "pos_wq", "pos_bk", "pos_bq"})
+        any = any || given(name);
     const struct {
         const char* name;
         bool wanted;
