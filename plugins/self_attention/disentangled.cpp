@@ -288,7 +288,11 @@ attend_status attend_with(const Options& options, const ForwardArgs& args, const
     attend_tile_hooks engine = hooks_of(options);
     engine.user = &hooks;
     call.problem.hooks = &engine;
-    if (desc.num_q_heads == desc.num_kv_heads) return run_tiles(call, carve.rest(context));
+    if (desc.num_q_heads == desc.num_kv_heads) {
+        const attend_status status = run_tiles(call, carve.rest(context));
+        call.problem.hooks = nullptr;  // they end here, the call does not
+        return status;
+    }
     // Grouped heads have tables of their own, and keys in common.
     for (int64_t head = 0; head < desc.num_q_heads; ++head) {
         HeadCall one(call, args, head);
@@ -297,6 +301,7 @@ attend_status attend_with(const Options& options, const ForwardArgs& args, const
         const attend_status status = ATTEND_KERNEL(attend_tile_forward)(&one.problem, &rest);
         if (status != ATTEND_OK) return status;
     }
+    call.problem.hooks = nullptr;
     return ATTEND_OK;
 }
 
