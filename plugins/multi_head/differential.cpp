@@ -55,8 +55,8 @@ constexpr OptionRow option_table[] = {
 constexpr attend_port port_table[] = {
     stored(common::query_port("queries of both maps, 2 H heads")),
     stored(common::key_port("B,Hkv,Nk,D", "keys; v1: those of both maps; absent: query")),
-    stored(common::value_port("variant=v1: B,Hkv/2,Nk,Dv | B,Hkv,Nk,Dv")),
-    input_port(0, "lambda_logits", "variant=v2: B,Hq/2,Nq", "logit of each token's lambda", ATTEND_OPTIONAL),
+    stored(common::value_port("variant=v1: B,given(Hv,Hkv/2),Nk,Dv | B,Hkv,Nk,Dv")),
+    input_port(0, "lambda_logits", "variant=v2: B,given(Hl,Hq/2),Nq", "logit of each token's lambda", ATTEND_OPTIONAL),
     input_port(0, "x", "variant=v2: B,Nq,E", "tokens that lambda_proj turns into logits", ATTEND_OPTIONAL),
     ATTEND_MASK_PORTS,
     weight_port("lambda_q1", "variant=v1 & lambda_mode=reparam: D", "normal(0,0.1) as lambdaQ1", "first exponent"),
@@ -95,6 +95,18 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
             ATTEND_BAD_SHAPE, "key",
             text << "key has " << desc.num_kv_heads << " heads; accepted: an even number, two for each value head");
     const attend_plan_desc pair = paired(options, desc);
+    // Extents that are half of others: the ports leave them open, so that odd numbers are named above.
+    const struct {
+        const char* name;
+        int64_t heads;
+    } halves[] = {{"value", pair.num_kv_heads}, {"lambda_logits", pair.num_q_heads}};
+    for (const auto& half : halves) {
+        const attend_tensor* given = attend_find_name(&desc.bindings, half.name);
+        if (given && given->ndim > 1 && given->shape[1] != half.heads)
+            return refuse(ATTEND_BAD_SHAPE, half.name,
+                          text << half.name << " has " << given->shape[1] << " heads; accepted: " << half.heads
+                               << " for " << desc.num_q_heads << " query and " << desc.num_kv_heads << " key heads");
+    }
     if (pair.num_q_heads % pair.num_kv_heads != 0)
         return refuse(
             ATTEND_BAD_SHAPE, "key",
@@ -134,12 +146,15 @@ struct Difference {
             for (int64_t lane = 0; lane < lanes; ++lane)
                 values[c * lanes + lane] -= share[lane] * other[c * lanes + lane];
         if (self.weight == nullptr) return;
-        float squares[max_lanes] = {};
+        // In double: without norm_eps the size of the values drops out, however large or small it is.
+        double squares[max_lanes] = {};
         for (int64_t c = 0; c < self.value_dim; ++c)
-            for (int64_t lane = 0; lane < lanes; ++lane)
-                squares[lane] += values[c * lanes + lane] * values[c * lanes + lane];
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                const double value = static_cast<double>(values[c * lanes + lane]);
+                squares[lane] += value * value;
+            }
         for (int64_t lane = 0; lane < lanes; ++lane) {
-            const double mean = static_cast<double>(squares[lane]) / static_cast<double>(self.value_dim) + self.eps;
+            const double mean = squares[lane] / static_cast<double>(self.value_dim) + self.eps;
             scale[lane] = mean == 0.0 ? 0.0f : static_cast<float>(self.factor / ::sqrt(mean));
         }
         for (int64_t c = 0; c < self.value_dim; ++c) {
