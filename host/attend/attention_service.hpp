@@ -40,6 +40,8 @@ struct ServiceSettings {
 
 // Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value likewise.
 // An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or F64.
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
 struct ForwardInputs {
     Tensor query;  // a Tensor{} stands for none, where the mechanism does without
     std::optional<Tensor> key, value;
@@ -112,6 +114,16 @@ public:
 
     // May be called from several threads at a time. Inputs are not modified; outputs are new memory.
     Result<ForwardResult> forward(const ForwardInputs& inputs, const ForwardOptions& options);
+
+    // Learned tensors kept by the service: later calls that name the same mechanism, bring no weights and do not ask for the
+    // core form use them. `like.weights` are the tensors, `like` and `options` a call that they must fit (its tensors give
+    // shapes and are not read); a packed in_proj_weight [3E,E] with in_proj_bias is taken apart. Every shape is checked before
+    // anything changes; the tensors are copied. Without weights: those kept for the mechanism are forgotten.
+    Result<void> set_projections(const ForwardInputs& like, const ForwardOptions& options);
+    // The weights that such a call has, by name: given, kept, or made by the seeded initialisers. Copies.
+    Result<NamedTensors> get_projections(const ForwardInputs& like, const ForwardOptions& options);
+    // Numbers in them.
+    Result<std::int64_t> param_count(const ForwardInputs& like, const ForwardOptions& options);
 
     // What forward would choose for a request described by rule variables, with every check. Pure function of its
     // arguments and the configuration.

@@ -4,7 +4,9 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <list>
+#include <map>
 #include <mutex>
 #include <shared_mutex>
 #include <unordered_map>
@@ -12,6 +14,7 @@
 #include "attend/config/names.hpp"
 #include "loading/plugin_loader.hpp"
 #include "service/call_plan.hpp"
+#include "service/projections.hpp"
 #include "service/selector.hpp"
 
 namespace attend {
@@ -149,7 +152,14 @@ struct AttentionService::State {
     std::unique_ptr<PluginLoader> loader;
     MechanismRegistry registry;
     PlanCache plans;
+    mutable std::mutex projections_mutex;
+    std::map<std::string, std::shared_ptr<const NamedTensors>> projections;  // by qualified name
+    std::atomic<bool> keeps_projections{false};                              // spares calls without weights the look-up
 
+    // The call with kept or unpacked weights, where it has any; nothing where it stays as it is.
+    Result<std::optional<ForwardInputs>> with_projections(const ForwardInputs& inputs,
+                                                          const ForwardOptions& options) const;
+    Result<std::shared_ptr<CallPlan>> plan_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
     Result<RuleVariables> variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
     Result<Selection> choose(const ForwardInputs& inputs, const ForwardOptions& options) const;
     [[nodiscard]] RuleDefaults defaults() const {
@@ -310,7 +320,88 @@ Result<Selection> AttentionService::State::choose(const ForwardInputs& inputs, c
     return selection;
 }
 
-Result<ForwardResult> AttentionService::forward(const ForwardInputs& inputs, const ForwardOptions& options) {
+Result<std::optional<ForwardInputs>> AttentionService::State::with_projections(const ForwardInputs& inputs,
+                                                                               const ForwardOptions& options) const {
+    std::optional<ForwardInputs> changed;
+    if (inputs.weights.empty() && !keeps_projections) return changed;
+    const MechanismPtr mechanism = registry.snapshot()->find(options.mechanism);
+    if (mechanism == nullptr) return changed;
+    if (!inputs.weights.empty()) {
+        Result<std::optional<NamedTensors>> unpacked = unpack_projections(*mechanism, inputs.weights);
+        if (!unpacked) return unpacked.error();
+        if (*unpacked) {
+            changed = inputs;
+            changed->weights = std::move(**unpacked);
+        }
+        return changed;
+    }
+    for (const auto& [name, value] : options.options)
+        if (fold_name(name) == "form" && value.is_string() && value.as_string() == "core") return changed;
+    const std::scoped_lock lock(projections_mutex);
+    if (const auto kept = projections.find(mechanism->qualified_name()); kept != projections.end()) {
+        changed = inputs;
+        changed->weights = *kept->second;
+    }
+    return changed;
+}
+
+Result<std::shared_ptr<CallPlan>> AttentionService::State::plan_of(const ForwardInputs& inputs,
+                                                                   const ForwardOptions& options) const {
+    const Result<MechanismPtr> mechanism = registry.snapshot()->get(options.mechanism, "projections");
+    if (!mechanism) return mechanism.error();
+    CallRequest request{options.options, options.heads, options.kv_heads, false, false, "fp32", false, {}};
+    Result<CallTypes> types = choose_types(**mechanism, inputs, request);
+    if (!types) return types.error();
+    request.types = *types;
+    const Result<ForwardInputs> converted = convert_inputs(**mechanism, inputs, *types);
+    if (!converted) return converted.error();
+    return build_call(*mechanism, *converted, request, machine->pool->workers());
+}
+
+Result<void> AttentionService::set_projections(const ForwardInputs& like, const ForwardOptions& options) {
+    const Result<MechanismPtr> mechanism = state_->registry.snapshot()->get(options.mechanism, "projections");
+    if (!mechanism) return mechanism.error();
+    const std::string place = (*mechanism)->qualified_name();
+    if (like.weights.empty()) {
+        const std::scoped_lock lock(state_->projections_mutex);
+        state_->projections.erase(place);
+        state_->keeps_projections = !state_->projections.empty();
+        return {};
+    }
+    const Result<std::optional<ForwardInputs>> changed = state_->with_projections(like, options);
+    if (!changed) return changed.error();
+    const ForwardInputs& call = *changed ? **changed : like;
+    if (const auto plan = state_->plan_of(call, options); !plan) return plan.error();
+    Result<NamedTensors> own = copied(call.weights);
+    if (!own) return own.error();
+    const std::scoped_lock lock(state_->projections_mutex);
+    state_->projections[place] = std::make_shared<const NamedTensors>(std::move(*own));
+    state_->keeps_projections = true;
+    return {};
+}
+
+Result<NamedTensors> AttentionService::get_projections(const ForwardInputs& like, const ForwardOptions& options) {
+    const Result<std::optional<ForwardInputs>> changed = state_->with_projections(like, options);
+    if (!changed) return changed.error();
+    const auto plan = state_->plan_of(*changed ? **changed : like, options);
+    if (!plan) return plan.error();
+    return copied((*plan)->weights);
+}
+
+Result<std::int64_t> AttentionService::param_count(const ForwardInputs& like, const ForwardOptions& options) {
+    const Result<std::optional<ForwardInputs>> changed = state_->with_projections(like, options);
+    if (!changed) return changed.error();
+    const auto plan = state_->plan_of(*changed ? **changed : like, options);
+    if (!plan) return plan.error();
+    std::int64_t count = 0;
+    for (const auto& [name, tensor] : (*plan)->weights) count += tensor.size();
+    return count;
+}
+
+Result<ForwardResult> AttentionService::forward(const ForwardInputs& given, const ForwardOptions& options) {
+    const Result<std::optional<ForwardInputs>> with_weights = state_->with_projections(given, options);
+    if (!with_weights) return with_weights.error();
+    const ForwardInputs& inputs = *with_weights ? **with_weights : given;
     // Plans bound to the caller's weights are not kept: their memory may change under a plan that repacked it.
     const bool cacheable = inputs.weights.empty();
     std::string key = cacheable ? State::key_of(inputs, options) : std::string();
