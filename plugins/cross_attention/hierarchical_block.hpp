@@ -7,6 +7,7 @@
 #pragma once
 
 #include <math.h>
+#include <stdio.h>
 
 #include "attend/author/block.hpp"
 #include "attend/toolkit/core/message.hpp"
@@ -73,19 +74,22 @@ inline attend_status check_segments(const KeySegments& segments, int64_t batch, 
     return ATTEND_OK;
 }
 
+// "option <name> <text> <value>; accepted: <accepted>".
+inline attend_status refuse_real(const char* name, const char* text, double value, const char* accepted,
+                                 attend_error* error) {
+    char number[32];
+    ::snprintf(number, sizeof number, " %g; accepted: ", value);
+    return (Message() << "hierarchical-cross-attention: option \"" << name << "\" " << text << number << accepted)
+        .fail(error, ATTEND_BAD_OPTION, name);
+}
+
 inline attend_status check_hierarchical_block(const HierarchicalOptions&, const attend_plan_desc& desc,
                                               attend_error* error) {
-    const struct {
-        bool wrong;
-        const char *name, *text;
-    } list[] = {{desc.softcap != 0.0, "softcap", "option \"softcap\" is not 0 with block true; accepted: 0"},
-                {desc.dropout != 0.0, "dropout", "option \"dropout\" is not 0 with block true; accepted: 0"},
-                {attend_find(&desc.bindings, ATTEND_BIAS) != nullptr, "bias",
-                 "input \"bias\" is given with block true; accepted: none"}};
-    for (const auto& entry : list)
-        if (entry.wrong)
-            return (Message() << "hierarchical-cross-attention: " << entry.text)
-                .fail(error, ATTEND_BAD_OPTION, entry.name);
+    if (desc.softcap != 0.0) return refuse_real("softcap", "with block true is", desc.softcap, "0", error);
+    if (desc.dropout != 0.0) return refuse_real("dropout", "with block true is", desc.dropout, "0", error);
+    if (attend_find(&desc.bindings, ATTEND_BIAS) != nullptr)
+        return (Message() << "hierarchical-cross-attention: input \"bias\" is given with block true; accepted: none")
+            .fail(error, ATTEND_BAD_OPTION, "bias");
     const attend_tensor* mask = attend_find(&desc.bindings, ATTEND_MASK);
     if (mask && mask->shape[1] != 1)
         return (Message() << "hierarchical-cross-attention: mask has " << mask->shape[1]

@@ -91,10 +91,8 @@ attend_status check(const HierarchicalOptions& options, const PlanArgs& args, at
             .fail(error, ATTEND_BAD_SHAPE, "segment_offsets");
     if (options.block) return check_hierarchical_block(options, desc, error);
     if (score_of(options) == SegmentScore::lse && desc.dropout > 0.0)
-        return (Message()
-                << "hierarchical-cross-attention: option \"segment_score\" is lse with dropout above 0; accepted: "
-                   "dropout 0, or another segment_score")
-            .fail(error, ATTEND_BAD_OPTION, "segment_score");
+        return refuse_real("segment_score", "is lse with dropout", desc.dropout, "dropout 0, or another segment_score",
+                           error);
     return ATTEND_OK;
 }
 
