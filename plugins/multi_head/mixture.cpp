@@ -8,6 +8,7 @@
 // Differs  outputs are mixed, not logits; a pattern without keys adds nothing and the gates stay as they are
 
 #include <math.h>
+#include <stdio.h>
 
 #include "attend/author/tile.hpp"
 #include "attend/toolkit/core/message.hpp"
@@ -75,7 +76,7 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     for (int64_t at = 0; at < count; ++at) {
         const int64_t* entry = options.patterns.items + 3 * at;
         const int64_t least_first = entry[0] == KeyPattern::sink || entry[0] == KeyPattern::global ? 0 : 1;
-        const int64_t least_second = entry[0] == KeyPattern::dilated ? 1 : 0;
+        const int64_t least_second = entry[0] == KeyPattern::dilated || entry[0] == KeyPattern::sink ? 1 : 0;
         for (int part = 1; part <= 2; ++part)
             if (entry[part] < (part == 1 ? least_first : least_second) || entry[part] > most_span)
                 return (Message() << "mixture-attention: option \"patterns\" has " << entry[part] << " in "
@@ -214,13 +215,14 @@ uint64_t workspace(const Options& options, const PlanArgs& args) {
 attend_status check_gates(const TensorView<const float, 4>& gates, attend_error* error) {
     const int64_t* n = gates.shape;
     for (int64_t at = 0; at < n[0] * n[1] * n[2] * n[3]; ++at) {
-        const float gate = *gates.at(at / n[3] / n[2] / n[1], at / n[3] / n[2] % n[1], at / n[3] % n[2], at % n[3]);
+        const int64_t index[] = {at / n[3] / n[2] / n[1], at / n[3] / n[2] % n[1], at / n[3] % n[2], at % n[3]};
+        const float gate = *gates.at(index[0], index[1], index[2], index[3]);
         if (gate >= 0.0f && gate - gate == 0.0f) continue;
-        return attend_fail(
-            error, ATTEND_NUMERIC,
-            "mixture-attention: input \"gates\" holds a value that is negative or not finite; accepted: finite "
-            "numbers from 0",
-            "gates");
+        char value[32];
+        ::snprintf(value, sizeof value, gate == gate ? "%g" : "nan", static_cast<double>(gate));
+        return (Message() << "mixture-attention: input \"gates\" is " << value << " at [" << index[0] << "," << index[1]
+                          << "," << index[2] << "," << index[3] << "]; accepted: finite numbers from 0")
+            .fail(error, ATTEND_NUMERIC, "gates");
     }
     return ATTEND_OK;
 }
