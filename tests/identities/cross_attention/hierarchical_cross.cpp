@@ -451,6 +451,31 @@ TEST_CASE("hierarchical-cross-attention: constant values") {
     });
 }
 
+TEST_CASE("hierarchical-cross-attention: zero weights") {
+    on_random_shapes(
+        shapes,
+        [](Random& random, const Shape& shape) {
+            ForwardInputs inputs = heads(random, shape);
+            inputs.bias = normal(random, {1, shape.heads, shape.q_len, shape.kv_len});
+            inputs.mask = bools({shape.batch, shape.heads, shape.q_len, shape.kv_len},
+                                [&](const auto&) { return random.below(5) > 0; });
+            inputs.key_lengths =
+                lengths(std::vector<std::int64_t>(static_cast<std::size_t>(shape.batch), shape.kv_len - 1));
+            inputs.query_lengths =
+                lengths(std::vector<std::int64_t>(static_cast<std::size_t>(shape.batch), shape.q_len - 1));
+            put_weight(inputs, "seg_wq", filled({shape.heads, shape.head_dim, shape.head_dim}, 0.0f));
+            for (const double dropout : {0.0, 0.3}) {
+                const NamedValues options{{"segment_size", 6}, {"dropout", dropout}, {"seed", 4}, {"rng_offset", 2}};
+                const ForwardResult a = call(inputs, "contextual", options, true),
+                                    b = call(inputs, "uniform", options, true);
+                CHECK(identities::agree(a.output, b.output));
+                CHECK(identities::agree(*a.scores, *b.scores));
+                CHECK(identities::agree(extra(a, "segment_weights"), extra(b, "segment_weights")));
+            }
+        },
+        8);
+}
+
 TEST_CASE("hierarchical-cross-attention: dropout") {
     Random random(5);
     ForwardInputs inputs = heads(random, {1, 2, 1, 9, 40, 8, 6});
