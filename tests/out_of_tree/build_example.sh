@@ -15,10 +15,17 @@ file="$(ls "$work"/plugins/*.so)"
 test "$(nm -D --defined-only "$file" | awk '{print $3}')" = attend_plugin_entry
 if ldd "$file" | grep -E 'tbb|spdlog|boost'; then echo "$file needs a library of the host"; exit 1; fi
 export ATTEND_PLUGIN_PATH="$work/plugins"
-"$attend" list --json | grep -q "\"$mechanism\""
+# holds TEXT COMMAND...: what the command prints holds the text. Read to its end: a program whose reader leaves early fails.
+holds() {
+  local text="$1" output
+  shift
+  output="$("$@")"
+  grep -q "$text" <<<"$output"
+}
+holds "\"$mechanism\"" "$attend" list --json
 "$attend" compute "$mechanism" --sequence-length 64 --heads 2 --dim 16 --set causal=true 2>/dev/null || "$attend" compute "$mechanism" --sequence-length 64 --heads 2 --dim 16
 printf '{ "version": 1, "rules": [ { "condition": "taskType == %s", "mechanism": "%s" } ] }' "'custom'" "$mechanism" >"$work/config.json"
-"$attend" --config "$work/config.json" recommend --sequence-length 64 --var taskType=custom --json | grep -q "\"selected\": *\"$mechanism\""
+holds "\"selected\": *\"$mechanism\"" "$attend" --config "$work/config.json" recommend --sequence-length 64 --var taskType=custom --json
 printf '{ "version": 1, "rules": [ { "condition": "seqLen == 64", "mechanism": "%s" } ] }' "$mechanism" >"$work/config.json"
-"$attend" --config "$work/config.json" compute auto --sequence-length 64 --json | grep -q "\"mechanism\": *\"$mechanism\""
+holds "\"mechanism\": *\"$mechanism\"" "$attend" --config "$work/config.json" compute auto --sequence-length 64 --json
 echo "$mechanism: built, listed, run, routed"
