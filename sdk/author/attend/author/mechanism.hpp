@@ -75,15 +75,17 @@ struct About {
 };
 
 // Puts a function of a mechanism in the place that its type belongs to. Of two functions that count bytes the first is
-// workspace, the second prepared_bytes.
+// workspace, the second prepared_bytes; `has_workspace` tells them apart, because with -fsanitize=undefined GCC refuses
+// to compare the address of a function with null in a constant expression.
 template <auto function>
-consteval void install(MechanismEntry& entry) {
+consteval void install(MechanismEntry& entry, bool& has_workspace) {
     constexpr auto call = erased<function>;
     if constexpr (requires { entry.check = call; })
         entry.check = call;
-    else if constexpr (requires { entry.workspace = call; })
-        (entry.workspace == nullptr ? entry.workspace : entry.prepared_bytes) = call;
-    else if constexpr (requires { entry.prepare = call; })
+    else if constexpr (requires { entry.workspace = call; }) {
+        (has_workspace ? entry.prepared_bytes : entry.workspace) = call;
+        has_workspace = true;
+    } else if constexpr (requires { entry.prepare = call; })
         entry.prepare = call;
     else if constexpr (requires { entry.forward = call; })
         entry.forward = call;
@@ -129,7 +131,8 @@ consteval MechanismEntry described(const About& about, const OptionRow (&options
     entry.options_size = (options_size<functions>() + ...);
     entry.ports = ports;
     entry.port_count = num_ports;
-    (install<functions>(entry), ...);
+    bool has_workspace = false;
+    (install<functions>(entry, has_workspace), ...);
     return entry;
 }
 
