@@ -83,7 +83,12 @@ Json describe_json(const MechanismRecord& mechanism) {
         .set("weights", std::move(weights))
         .set("inputs", std::move(inputs))
         .set("capabilities", json_list(capability_names(mechanism.caps)))
-        .set("numerics", numerics_name(mechanism.numerics));
+        .set("numerics", numerics_name(mechanism.numerics))
+        .set("guide", Json::object()
+                          .set("formula", mechanism.formula)
+                          .set("cost", mechanism.cost)
+                          .set("use", mechanism.use)
+                          .set("example", mechanism.example));
 }
 
 std::string describe_text(const MechanismRecord& mechanism) {
@@ -98,6 +103,14 @@ std::string describe_text(const MechanismRecord& mechanism) {
                  {"dtypes", join(dtype_names(mechanism.dtypes))},
                  {"plugin", mechanism.plugin_id + " " + mechanism.plugin_version + ", back end " + mechanism.backend},
                  {"file", mechanism.plugin_path}});
+    const auto section = [&](const char* title, const std::string& body) {
+        if (body.empty()) return;
+        text += "\n" + bold(title) + "\n" + std::regex_replace("  " + body, std::regex("\n"), "\n  ") + "\n";
+    };
+    section("Formula", mechanism.formula);
+    section("Cost", mechanism.cost);
+    section("When to choose it", mechanism.use);
+    section("Example", mechanism.example);
     Table options({"name", "type", "default", "accepted", "meaning"});
     for (const OptionSpec& option : mechanism.options)
         options.add({option.name, option_type_name(option.type),

@@ -61,6 +61,10 @@ std::string write_catalogue(const RegistrySnapshot& registry) {
                                                                          : "own definition";
         out += "\n## " + m->name + "\n\n" + m->summary + "\n\nSource: " + m->reference + ". Numerics: " + numerics +
                ". Capabilities: " + joined(capability_names(m->caps)) + ".\n";
+        if (!m->formula.empty()) out += "\n```\n" + m->formula + "\n```\n";
+        if (!m->cost.empty()) out += "\n**Cost.** " + m->cost + "\n";
+        if (!m->use.empty()) out += "\n**When to choose it.** " + m->use + "\n";
+        if (!m->example.empty()) out += "\n```sh\n" + m->example + "\n```\n";
         out += "\n| option | type | default | accepted | |\n|---|---|---|---|---|\n";
         for (const OptionSpec& option : m->options)
             out += "| `" + option.name + "` | " + option_type_name(option.type) + " | " +

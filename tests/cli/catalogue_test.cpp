@@ -75,12 +75,12 @@ TEST_CASE("list --accelerated leaves out the baseline") {
     CHECK(contains(run_attend({"list", "--accelerated", "--backend", "baseline"}).out, "no mechanism passes"));
 }
 
-TEST_CASE("describe --json holds exactly the keys of the contract") {
+TEST_CASE("describe --json holds the keys of the contract, then the guide") {
     const attend::Json json = run_attend({"describe", "standard-mha", "--json"}).json();
     std::vector<std::string> keys;
     for (const auto& [key, value] : json.as_object()) keys.push_back(key);
     CHECK(keys == std::vector<std::string>{"name", "category", "summary", "source", "complexity", "options", "weights",
-                                           "inputs", "capabilities", "numerics"});
+                                           "inputs", "capabilities", "numerics", "guide"});
     for (const attend::Json& option : json.find("options")->as_array()) {
         CHECK(option.size() == 5);
         for (const char* key : {"name", "type", "default", "range", "help"}) CHECK(option.find(key) != nullptr);

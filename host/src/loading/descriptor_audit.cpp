@@ -183,6 +183,25 @@ void add_common_options(MechanismRecord& to) {
         "number of the call in the stream of random bits");
 }
 
+// The texts of the guide, if the mechanism has one.
+std::optional<LoadFailure> audit_guide(const attend_mechanism& from, const attend_lib* lib, MechanismRecord& to) {
+    if (from.get_extension == nullptr) return std::nullopt;
+    const auto* guide = static_cast<const attend_guide_extension*>(from.get_extension(lib, ATTEND_EXT_GUIDE));
+    if (guide == nullptr) return std::nullopt;
+    if (guide->struct_size < sizeof(attend_guide_extension))
+        return bad(to.name + ": struct_size of " + ATTEND_EXT_GUIDE + " is " + std::to_string(guide->struct_size) +
+                   "; accepted: at least " + std::to_string(sizeof(attend_guide_extension)));
+    const auto formula = read_text(guide->formula), cost = read_text(guide->cost), use = read_text(guide->use),
+               example = read_text(guide->example);
+    if (!formula || !cost || !use || !example)
+        return bad(to.name + ": a text of its guide is not UTF-8 of at most 64 KiB");
+    to.formula = *formula;
+    to.cost = *cost;
+    to.use = *use;
+    to.example = *example;
+    return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<LoadFailure> audit_plugin(const attend_plugin* plugin, PluginFacts& facts) {
@@ -230,7 +249,7 @@ std::optional<LoadFailure> audit_plugin(const attend_plugin* plugin, PluginFacts
     return std::nullopt;
 }
 
-std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, MechanismRecord& to) {
+std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, const attend_lib* lib, MechanismRecord& to) {
     if (from == nullptr) return bad("mechanism_at returned NULL below mechanism_count");
     if (from->struct_size < offsetof(attend_mechanism, reserved1))
         return bad("a mechanism's struct_size is " + std::to_string(from->struct_size) + "; accepted: at least " +
@@ -264,6 +283,7 @@ std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, Mechani
     to.numerics = from->numerics;
     to.revision = from->revision;
     to.functions = from;
+    if (auto failure = audit_guide(*from, lib, to)) return failure;
     if (auto failure = audit_table<attend_option>(from->options, *name + ": options")) return failure;
     if (auto failure = audit_table<attend_port>(from->ports, *name + ": ports")) return failure;
     std::set<std::string> seen;

@@ -27,6 +27,7 @@ struct PluginFacts {
 [[nodiscard]] std::optional<LoadFailure> audit_plugin(const attend_plugin* plugin, PluginFacts& facts);
 
 // One mechanism; `record` gets everything but plugin id, version, path, backend and library.
-[[nodiscard]] std::optional<LoadFailure> audit_mechanism(const attend_mechanism* mechanism, MechanismRecord& record);
+[[nodiscard]] std::optional<LoadFailure> audit_mechanism(const attend_mechanism* mechanism, const attend_lib* lib,
+                                                         MechanismRecord& record);
 
 }  // namespace attend

@@ -310,7 +310,7 @@ std::vector<MechanismRecord> PluginLoader::load_file(const PluginCandidate& cand
         std::set<std::string> names;
         for (std::uint32_t at = 0; at < count; ++at) {
             MechanismRecord record;
-            if (auto failure = audit_mechanism(table->mechanism_at(lib, at), record)) return refuse(*failure);
+            if (auto failure = audit_mechanism(table->mechanism_at(lib, at), lib, record)) return refuse(*failure);
             if (!names.insert(record.name).second)
                 return refuse(
                     {"audit", "DUPLICATE_NAME", facts.id + ": lists the mechanism \"" + record.name + "\" twice", ""});

@@ -34,6 +34,7 @@ struct PortRecord {
 // One mechanism as the host knows it: a copy of everything its plugin said about it, and the functions.
 struct MechanismRecord {
     std::string name, category, title, summary, reference, time_complexity, space_complexity;
+    std::string formula, cost, use, example;  // the guide (attend.guide/1); empty: the plugin gives none
     std::uint64_t caps{}, dtypes{};
     std::uint32_t numerics{}, revision{};
     std::vector<OptionSpec> options;  // the plugin's own, then the common ones that its capabilities imply

@@ -435,6 +435,35 @@ typedef struct attend_tolerance_extension {
     double (*error_bound)(const attend_lib *, const attend_plan_desc *) ATTEND_NOEXCEPT;
 } attend_tolerance_extension;
 
+/* Mechanism: what a newcomer asks beyond title and summary. UTF-8, each of them may be NULL. */
+#define ATTEND_EXT_GUIDE "attend.guide/1"
+typedef struct attend_guide_extension {
+    uint32_t struct_size, reserved0;
+    const char *formula; /* lines of text, in the names of the options */
+    const char *cost;    /* time and memory in words */
+    const char *use;     /* when to choose it, and when another */
+    const char *example; /* one command of the attend tool that runs as it stands */
+} attend_guide_extension;
+
+/* Mechanism: which keys a call would read, from sizes and options alone: causal counts, masks and lengths do not. */
+#define ATTEND_EXT_PATTERN "attend.pattern/1"
+#define ATTEND_PATTERN_PARTIAL (1u << 0) /* some of these rows do not see some of these keys */
+typedef struct attend_pattern_keys {
+    int64_t begin, end, step; /* begin, begin + step, ... below end */
+    uint32_t flags, reserved0;
+} attend_pattern_keys;
+typedef void (*attend_pattern_visit_fn)(void *visitor, int64_t first_row, int64_t num_rows,
+                                        const attend_pattern_keys *keys) ATTEND_NOEXCEPT;
+typedef struct attend_pattern_extension {
+    uint32_t struct_size, reserved0;
+    /* Keys of the query rows [first_row, first_row + num_rows) of a query head, rows_at_once rows at a time (0: as many
+       as the engine takes together). Ranges of the same rows are disjoint and ascend by begin. One row at a time: the
+       exact set. May allocate through the host. [any-thread, opened] */
+    attend_status (*visit)(const attend_lib *, const attend_plan_desc *, int64_t head, int64_t first_row,
+                           int64_t num_rows, int64_t rows_at_once, attend_pattern_visit_fn visit, void *visitor,
+                           attend_error *error) ATTEND_NOEXCEPT;
+} attend_pattern_extension;
+
 /* Per call (attend_exec.next): outputs whose number of rows depends on the data. The host allocates the bound that
    the port's shape gives and the plugin writes the rows that it filled into *rows. */
 #define ATTEND_EXT_DYNAMIC_ROWS "attend.dynamic-rows/1"
@@ -723,6 +752,23 @@ ATTEND_ASSERT_SIZE(attend_tolerance_extension, 16);
 ATTEND_ASSERT_FIELD(attend_tolerance_extension, struct_size, 0);
 ATTEND_ASSERT_FIELD(attend_tolerance_extension, reserved0, 4);
 ATTEND_ASSERT_FIELD(attend_tolerance_extension, error_bound, 8);
+ATTEND_ASSERT_SIZE(attend_guide_extension, 40);
+ATTEND_ASSERT_FIELD(attend_guide_extension, struct_size, 0);
+ATTEND_ASSERT_FIELD(attend_guide_extension, reserved0, 4);
+ATTEND_ASSERT_FIELD(attend_guide_extension, formula, 8);
+ATTEND_ASSERT_FIELD(attend_guide_extension, cost, 16);
+ATTEND_ASSERT_FIELD(attend_guide_extension, use, 24);
+ATTEND_ASSERT_FIELD(attend_guide_extension, example, 32);
+ATTEND_ASSERT_SIZE(attend_pattern_keys, 32);
+ATTEND_ASSERT_FIELD(attend_pattern_keys, begin, 0);
+ATTEND_ASSERT_FIELD(attend_pattern_keys, end, 8);
+ATTEND_ASSERT_FIELD(attend_pattern_keys, step, 16);
+ATTEND_ASSERT_FIELD(attend_pattern_keys, flags, 24);
+ATTEND_ASSERT_FIELD(attend_pattern_keys, reserved0, 28);
+ATTEND_ASSERT_SIZE(attend_pattern_extension, 16);
+ATTEND_ASSERT_FIELD(attend_pattern_extension, struct_size, 0);
+ATTEND_ASSERT_FIELD(attend_pattern_extension, reserved0, 4);
+ATTEND_ASSERT_FIELD(attend_pattern_extension, visit, 8);
 ATTEND_ASSERT_SIZE(attend_dynamic_row, 24);
 ATTEND_ASSERT_FIELD(attend_dynamic_row, struct_size, 0);
 ATTEND_ASSERT_FIELD(attend_dynamic_row, reserved0, 4);

@@ -60,6 +60,13 @@ struct ForwardArgs {
     const attend_exec* exec;       // seed, rng_offset, per-call blocks
 };
 
+// Query rows whose keys a mechanism is asked for (attend_pattern_extension).
+struct PatternArgs {
+    int64_t head, first_row, num_rows, rows_at_once;
+    attend_pattern_visit_fn visit;
+    void* visitor;
+};
+
 // Everything plugin.cpp needs of one mechanism in one instruction set.
 struct MechanismEntry {
     const char *name, *category, *title, *summary, *reference, *time_complexity, *space_complexity;
@@ -81,6 +88,10 @@ struct MechanismEntry {
     attend_status (*forward)(const void* options, const ForwardArgs& args, const attend_context& context);
     void (*cost)(const void* options, const PlanArgs& args, attend_cost& cost) = nullptr;
     double (*error_bound)(const void* options, const PlanArgs& args) = nullptr;  // NULL: exact
+    // The context has the workspace of a call on one worker.
+    attend_status (*pattern)(const void* options, const PlanArgs& args, const PatternArgs& asked,
+                             const attend_context& context) = nullptr;
+    attend_guide_extension guide{};
 };
 
 }  // namespace attend::author

@@ -22,6 +22,7 @@ namespace attend::ATTEND_ISA {
 
 using author::ForwardArgs;
 using author::MechanismEntry;
+using author::PatternArgs;
 using author::PlanArgs;
 using Context = attend_context;
 
@@ -64,6 +65,13 @@ struct Erased<function> {
         function(*static_cast<const Options*>(options), args, cost);
     }
 };
+template <class Options, attend_status (*function)(const Options&, const PlanArgs&, const PatternArgs&, const Context&)>
+struct Erased<function> {
+    static attend_status call(const void* options, const PlanArgs& args, const PatternArgs& asked,
+                              const Context& context) {
+        return function(*static_cast<const Options*>(options), args, asked, context);
+    }
+};
 template <auto function>
 constexpr auto erased = &Erased<function>::call;
 
@@ -72,6 +80,8 @@ struct About {
     const char *name, *category, *title, *summary, *reference, *time, *space;
     uint64_t caps = softmax_caps | position_caps, dtypes = stored_floats;
     uint32_t numerics = ATTEND_EXACT, revision = 1;
+    // The guide (attend_guide_extension): formula, cost in words, when to choose it, a command that runs.
+    const char *formula = nullptr, *cost = nullptr, *use = nullptr, *example = nullptr;
 };
 
 // Puts a function of a mechanism in the place that its type belongs to. Of two functions that count bytes the first is
@@ -91,6 +101,8 @@ consteval void install(MechanismEntry& entry, bool& has_workspace) {
         entry.forward = call;
     else if constexpr (requires { entry.cost = call; })
         entry.cost = call;
+    else if constexpr (requires { entry.pattern = call; })
+        entry.pattern = call;
     else
         entry.error_bound = call;
 }
@@ -109,7 +121,7 @@ consteval uint32_t options_size() {
         return 0;
 }
 
-// The entry of a mechanism from its functions (check, workspace, forward, cost, error_bound, in any order; forward alone
+// The entry of a mechanism from its functions (check, workspace, forward, cost, error_bound, pattern, in any order; forward alone
 // must be there) and its tables.
 template <auto... functions, uint32_t num_options, uint32_t num_ports>
 consteval MechanismEntry described(const About& about, const OptionRow (&options)[num_options],
@@ -126,6 +138,7 @@ consteval MechanismEntry described(const About& about, const OptionRow (&options
     entry.dtypes = about.dtypes;
     entry.numerics = about.numerics;
     entry.revision = about.revision;
+    entry.guide = {sizeof(attend_guide_extension), 0, about.formula, about.cost, about.use, about.example};
     entry.options = options;
     entry.option_count = num_options;
     entry.options_size = (options_size<functions>() + ...);

@@ -502,11 +502,35 @@ struct Trampolines {
         attend_copy_sized(&desc, sizeof desc, given, given->struct_size);
         return entry(lib).error_bound(options.bytes, PlanArgs{&desc, &desc.options});
     }
+    static attend_status pattern(const attend_lib* lib, const attend_plan_desc* given, int64_t head, int64_t first_row,
+                                 int64_t num_rows, int64_t rows_at_once, attend_pattern_visit_fn visit, void* visitor,
+                                 attend_error* error) noexcept {
+        return guarded(error, [&]() -> attend_status {
+            OptionBuffer options;
+            if (attend_status status = author::check(lib, entry(lib), given, error, options)) return status;
+            attend_plan_desc desc;
+            attend_copy_sized(&desc, sizeof desc, given, given->struct_size);
+            desc.max_workers = 1;
+            const PlanArgs args{&desc, &desc.options};
+            const uint64_t bytes = entry(lib).workspace ? entry(lib).workspace(options.bytes, args) : 0;
+            void* memory = bytes > 0 ? lib->host->alloc(lib->host, bytes, 64) : nullptr;
+            if (bytes > 0 && memory == nullptr)
+                return attend_fail(error, ATTEND_OUT_OF_MEMORY, "no memory for the pattern of a call", "pattern");
+            const attend_context context{lib->host, nullptr, memory, bytes, error, 1, 0};
+            const PatternArgs asked{head, first_row, num_rows, rows_at_once, visit, visitor};
+            const attend_status status = entry(lib).pattern(options.bytes, args, asked, context);
+            if (memory != nullptr) lib->host->release(lib->host, memory, bytes, 64);
+            return status;
+        });
+    }
+    static constexpr attend_pattern_extension pattern_extension{sizeof(attend_pattern_extension), 0, pattern};
     static constexpr attend_cost_extension cost_extension{sizeof(attend_cost_extension), 0, predict};
     static constexpr attend_tolerance_extension tolerance_extension{sizeof(attend_tolerance_extension), 0, error_bound};
     static const void* get_extension(const attend_lib* lib, const char* id) noexcept {
         if (attend_text_equal(id, ATTEND_EXT_COST) && entry(lib).cost) return &cost_extension;
         if (attend_text_equal(id, ATTEND_EXT_TOLERANCE) && entry(lib).error_bound) return &tolerance_extension;
+        if (attend_text_equal(id, ATTEND_EXT_PATTERN) && entry(lib).pattern) return &pattern_extension;
+        if (attend_text_equal(id, ATTEND_EXT_GUIDE) && entry(lib).guide.struct_size > 0) return &entry(lib).guide;
         return nullptr;
     }
     static void describe(const attend_lib& lib, attend_mechanism& to) {
