@@ -103,11 +103,9 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
         text << "option \"nu\" is " << options.nu << "; accepted: 1 to " << 2 * desc.head_dim - 1 << " (2D-1)";
         return text.fail(error, ATTEND_BAD_OPTION, "nu");
     }
-    if (features_of(options, args) * static_cast<double>(desc.value_dim) > 0x1p40) {
-        Message text;
-        text << "a state of F x Dv numbers with Dv = " << desc.value_dim << " is too large; accepted: F Dv up to 2^40";
-        return text.fail(error, ATTEND_LIMIT, map == dpfp ? "nu" : "num_features");
-    }
+    if (const attend_status status =
+            refuse_large_state(features_of(options, args), map == dpfp ? "nu" : "num_features", args, error))
+        return status;
     if (!options.normalize && map == favor_plus)
         return bad_option(
             error,
@@ -177,26 +175,29 @@ double error_bound(const Options&, const PlanArgs&) { return no_limit; }
 
 ATTEND_MECHANISM(
     linear,
-    {.name = "linear-attention",
-     .category = "linear",
-     .title = "Linear attention",
-     .summary = "Features instead of exponentials: keys collapse into a state of fixed size, read by every query.",
-     .reference = "Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236",
-     .time_complexity = "O(n F d)",
-     .space_complexity = "O(F d)",
-     .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA |
-             ATTEND_CAP_CROSS | ATTEND_CAP_LSE_OUT | ATTEND_CAP_DECODE | ATTEND_CAP_DETERMINISTIC |
-             ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS,
-     .numerics = ATTEND_APPROXIMATE,
-     .revision = 1,
-     ATTEND_OPTION_TABLE(Options, option_table),
-     ATTEND_PORT_TABLE(port_table),
-     .check = erased<check>,
-     .prepared_bytes = erased<prepared_bytes>,
-     .prepare = erased<prepare>,
-     .workspace = erased<workspace>,
-     .forward = erased<forward>,
-     .cost = erased<cost>,
-     .error_bound = erased<error_bound>})
+    described<check, workspace, prepared_bytes, prepare, forward, cost, error_bound>(
+        {.name = "linear-attention",
+         .category = "linear",
+         .title = "Linear attention",
+         .summary = "Features instead of exponentials: keys collapse into a state of fixed size, read by every query.",
+         .reference = "Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236",
+         .time = "O(n F d)",
+         .space = "O(F d)",
+         .caps = linear_caps,
+         .dtypes = ATTEND_F32,
+         .numerics = ATTEND_APPROXIMATE,
+         .formula = "A_ij = exp(bias_j) phi(scale q_i).phi(k_j) over the visible keys j\n"
+                    "output_i = sum_j A_ij v_j / (sum_j A_ij + eps); normalize = false: sum_j A_ij v_j\n"
+                    "elu: phi(x) = x + 1 above 0, exp(x) elsewhere; relu: max(x, 0)\n"
+                    "dpfp: r_t r_(t-n), n = 1 .. nu, with r = [relu(x), relu(-x)]; favor+: as performer-attention\n"
+                    "sum_normalize: phi divided by the sum of its components",
+         .cost = "Time grows with the length, not with its square: F (Dv + 1) multiplications per token for F features "
+                 "(D, or 2 D nu with dpfp). The state of F (Dv + 1) numbers is all that decoding keeps.",
+         .use =
+             "For models trained with linear attention: long encoders, and generation in constant memory per token. A "
+             "model trained with softmax needs an estimate of it (performer-attention, nystrom-attention) or exact "
+             "attention.",
+         .example = "attend compute linear-attention --sequence-length 8192 --heads 8 --causal"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -19,6 +19,11 @@ inline attend_status bad_option(attend_error* error, const char* text, const cha
     return attend_fail(error, ATTEND_BAD_OPTION, text, where);
 }
 
+// What every mechanism on the linear engine can do.
+inline constexpr uint64_t linear_caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA |
+                                        ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_LSE_OUT | ATTEND_CAP_DECODE |
+                                        ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS;
+
 // Options of softmax attention that are listed only to be refused with a reason.
 namespace refused {
 constexpr Range any{-1, 9007199254740992.0};
@@ -80,6 +85,15 @@ inline attend_status refuse_pairwise(const PlanArgs& args, attend_error* error) 
         return text.fail(error, ATTEND_UNSUPPORTED, name);
     }
     return ATTEND_OK;
+}
+
+// A state of F x Dv numbers must be addressable. `where` is the option that decides F.
+inline attend_status refuse_large_state(double features, const char* where, const PlanArgs& args, attend_error* error) {
+    if (features * static_cast<double>(args.desc->value_dim) <= 0x1p40) return ATTEND_OK;
+    Message text;
+    text << "a state of F x Dv numbers with Dv = " << args.desc->value_dim
+         << " is too large; accepted: F Dv up to 2^40";
+    return text.fail(error, ATTEND_LIMIT, where);
 }
 
 // A problem and the tensors that it points to. Must not move once filled.
