@@ -100,7 +100,7 @@ void ATTEND_KERNEL(attend_pattern_visit)(const attend_pattern *pattern, const at
 double ATTEND_KERNEL(attend_pattern_pairs)(const attend_pattern *pattern, const attend_pattern_rows *rows);
 
 /* k of {0 .. n - 1} without replacement, ascending, by the runtime's generator: pattern words of row r and head h under
-   aux. `out` holds k numbers (n where k >= n), `memory` 4 k more. Returns how many. */
+   aux. `out` holds k numbers (n where k >= n), `memory` 8 k + 8 more. Returns how many. */
 int64_t ATTEND_KERNEL(attend_pattern_subset)(uint64_t seed, uint32_t aux, uint32_t r, uint32_t h, int64_t n, int64_t k,
                                              int32_t *out, int32_t *memory);
 
