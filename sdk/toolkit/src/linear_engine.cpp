@@ -83,14 +83,16 @@ void load_initial(const LinearRun& run, const LinearWorker& worker, int64_t inde
     state.clear();
     const attend_linear_state* from = run.problem->initial;
     if (from != nullptr)
-        import_state(worker.shape(), from->sums + index * state_floats(run.sizes), from->scales + index * 3, state);
+        import_state(worker.shape(), from->sums + index * state_floats(run.sizes),
+                     from->scales + index * ATTEND_LINEAR_STATE_SCALES, state);
 }
 
 // The final state leaves before the constant feature is folded in for reading.
 void finish_total(const LinearRun& run, const LinearWorker& worker, int64_t index, PrefixState& state) {
     const attend_linear_state* to = run.problem->final;
     if (to != nullptr)
-        export_state(worker.shape(), state, to->sums + index * state_floats(run.sizes), to->scales + index * 3);
+        export_state(worker.shape(), state, to->sums + index * state_floats(run.sizes),
+                     to->scales + index * ATTEND_LINEAR_STATE_SCALES);
     if (run.sizes.rows > run.sizes.features) fold_constant(worker.shape(), state, run.feature_eps);
 }
 
@@ -149,6 +151,34 @@ attend_status run_units(void* user, uint64_t begin, uint64_t end, uint32_t slot)
         for (int64_t head = unit.first_head; head < unit.first_head + sizes.group_heads; ++head)
             rows_after(worker, sizes, unit, head, 0, sizes.q_len, total);
     }
+    return ATTEND_OK;
+}
+
+// Sines and cosines of the positions of keys and queries, in double: those of far positions are as exact as others.
+constexpr int64_t angles_at_once = 1024;
+int64_t angle_blocks(const AngleTable& table) {
+    return (table.step + angles_at_once - 1) / angles_at_once * table.items;
+}
+
+void fill_block(const LinearRun& run, const AngleTable& table, int64_t block, bool queries) {
+    const attend_feature_map& map = run.problem->features;
+    const int64_t blocks = angle_blocks(table) / table.items, item = block / blocks;
+    const int64_t first = block % blocks * angles_at_once, end = least(first + angles_at_once, table.step);
+    int64_t offset = 0;
+    if (queries) offset = map.item_positions ? unit_of(run, item * run.sizes.groups).offset : map.query_offset;
+    for (int64_t at = first; at < end; ++at) {
+        const double angle = at < table.count ? static_cast<double>(at + offset) * map.angle : 0.0;
+        table.sines[table.at(item, at)] = static_cast<float>(::sin(angle));
+        table.cosines[table.at(item, at)] = static_cast<float>(::cos(angle));
+    }
+}
+
+attend_status fill_angles(void* user, uint64_t begin, uint64_t end, uint32_t) noexcept {
+    const LinearRun& run = *static_cast<const LinearRun*>(user);
+    const int64_t of_keys = angle_blocks(run.key_angles);
+    for (int64_t block = static_cast<int64_t>(begin); block < static_cast<int64_t>(end); ++block)
+        block < of_keys ? fill_block(run, run.key_angles, block, false)
+                        : fill_block(run, run.query_angles, block - of_keys, true);
     return ATTEND_OK;
 }
 
@@ -230,6 +260,12 @@ void take_shared(Workspace& space, LinearRun& run, bool phases) {
     const LinearSizes& sizes = run.sizes;
     run.largest = sizes.scan ? space.take<float>(sizes.units() * sizes.segments) : nullptr;
     run.states = nullptr;
+    if (run.problem->features.kind == ATTEND_FEATURES_COSINE) {
+        const bool by_item =
+            run.problem->features.item_positions != 0 && (run.problem->flags & ATTEND_LINEAR_OFFSET_PER_ITEM) != 0;
+        run.key_angles = AngleTable::take(space, sizes.kv_len, 1);
+        run.query_angles = AngleTable::take(space, sizes.q_len, by_item ? sizes.batch : 1);
+    }
     if (!phases) return;
     const int64_t states = sizes.units() * (sizes.segments + 1);
     run.states = space.take<PrefixState>(states);
@@ -247,6 +283,8 @@ void set_scales(LinearRun& run) {
     run.kernel_eps = static_cast<float>(map.kernel_eps);
     run.official = is_stabilised(map.kind) && map.official != 0;
     run.feature_norm = 1.0;
+    if (map.kind == ATTEND_FEATURES_SINCOS || map.kind == ATTEND_FEATURES_ARCCOS)
+        run.feature_norm = map.feature_factor * map.feature_factor;
     if (is_stabilised(map.kind))
         run.feature_norm =
             1.0 / static_cast<double>(map.kind == ATTEND_FEATURES_HYPERBOLIC ? 2 * run.sizes.raw : run.sizes.raw);
@@ -270,6 +308,7 @@ extern "C" uint64_t ATTEND_KERNEL(attend_linear_workspace)(const attend_linear_p
         return 0;
     const uint32_t workers = max_workers == 0 ? 1 : max_workers;
     LinearRun run{};
+    run.problem = problem;
     run.sizes = linear_sizes(*problem);
     if (run.sizes.units() == 0) return 0;
     Workspace shared;
@@ -308,11 +347,18 @@ extern "C" attend_status ATTEND_KERNEL(attend_linear_forward)(const attend_linea
     run.mask = broadcast_view_of<const uint8_t, 4>(problem->mask);
     run.bias = broadcast_view_of<const float, 4>(problem->bias);
     run.projection = view_of<const float, 3>(problem->features.projection);
+    run.gates = view_of<const float, 3>(problem->gates);
     set_scales(run);
     run.plain = is_plain(*problem, sizes);
 
     const auto units = static_cast<uint64_t>(sizes.units()), segments = static_cast<uint64_t>(sizes.segments);
-    attend_status status = sizes.scan ? parallel_items(context, units * segments, scan_segments, &run) : ATTEND_OK;
+    attend_status status = ATTEND_OK;
+    if (problem->features.kind == ATTEND_FEATURES_COSINE) {
+        const int64_t blocks = angle_blocks(run.key_angles) + angle_blocks(run.query_angles);
+        status = parallel_items(context, static_cast<uint64_t>(blocks), fill_angles, &run);
+        if (status != ATTEND_OK) return status;
+    }
+    status = sizes.scan ? parallel_items(context, units * segments, scan_segments, &run) : ATTEND_OK;
     if (status != ATTEND_OK) return status;
     if (!phases) return parallel_items(context, units, run_units, &run);
     status = parallel_items(context, units * segments, sum_segments, &run);

@@ -13,7 +13,8 @@ template <class Use>
 void each_normal(uint64_t seed, uint32_t name, uint32_t redraw, uint64_t first, uint64_t count, Use use) {
     for (uint64_t block = first / 4; block * 4 < first + count; ++block) {
         const RandomWords words = element_words(RandomDomain::feature, seed, name, redraw, block);
-        const NormalPair pairs[2] = {normal_pair(words.word[0], words.word[1]), normal_pair(words.word[2], words.word[3])};
+        const NormalPair pairs[2] = {normal_pair(words.word[0], words.word[1]),
+                                     normal_pair(words.word[2], words.word[3])};
         for (uint64_t lane = 0; lane < 4; ++lane) {
             const uint64_t element = block * 4 + lane;
             if (element < first || element >= first + count) continue;
@@ -56,7 +57,8 @@ extern "C" uint64_t ATTEND_KERNEL(attend_draw_scratch)(const attend_random_featu
     return static_cast<uint64_t>(features->head_dim) * static_cast<uint64_t>(features->head_dim);
 }
 
-extern "C" void ATTEND_KERNEL(attend_draw_features)(const attend_random_features* features, double* scratch, float* to) {
+extern "C" void ATTEND_KERNEL(attend_draw_features)(const attend_random_features* features, double* scratch,
+                                                    float* to) {
     const auto width = static_cast<uint64_t>(features->head_dim), rows = static_cast<uint64_t>(features->num_features);
     const uint64_t blocks = (rows + width - 1) / width;
     const uint32_t projection = name_hash(features->projection_name), norms = name_hash(features->norms_name);
@@ -70,20 +72,22 @@ extern "C" void ATTEND_KERNEL(attend_draw_features)(const attend_random_features
                             [&](uint64_t at, double value) { out[at] = static_cast<float>(value); });
                 continue;
             }
-            each_normal(features->seed, projection, features->redraw_index, first, width * width, [&](uint64_t at, double value) {
-                const uint64_t column = at % width;
-                if (column < used) scratch[column * width + at / width] = value;
-            });
+            each_normal(features->seed, projection, features->redraw_index, first, width * width,
+                        [&](uint64_t at, double value) {
+                            const uint64_t column = at % width;
+                            if (column < used) scratch[column * width + at / width] = value;
+                        });
             orthonormalize(scratch, used, width);
             for (uint64_t row = 0; row < used; ++row) {
                 double length = static_cast<double>(width);
                 if (!features->sqrt_norms) {
                     length = 0.0;
-                    each_normal(features->seed, norms, features->redraw_index, (slot * rows + first_row + row) * width, width,
-                                [&](uint64_t, double value) { length += value * value; });
+                    each_normal(features->seed, norms, features->redraw_index, (slot * rows + first_row + row) * width,
+                                width, [&](uint64_t, double value) { length += value * value; });
                 }
                 length = ::sqrt(length);
-                for (uint64_t c = 0; c < width; ++c) out[row * width + c] = static_cast<float>(length * scratch[row * width + c]);
+                for (uint64_t c = 0; c < width; ++c)
+                    out[row * width + c] = static_cast<float>(length * scratch[row * width + c]);
             }
         }
 }

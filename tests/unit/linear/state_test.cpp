@@ -68,13 +68,16 @@ TEST_CASE("linear state: causal pieces equal one call", "[linear]") {
                         }
                 }
                 // The states agree once their references do.
-                const int64_t columns = c.value_dim + 1, rows = static_cast<int64_t>(whole.state.sums.size()) /
-                                                                columns /
-                                                                static_cast<int64_t>(whole.state.scales.size() / 3);
-                for (size_t unit = 0; unit * 3 < whole.state.scales.size(); ++unit) {
-                    const double shift = state.scales[unit * 3 + 1] + state.scales[unit * 3] -
-                                         whole.state.scales[unit * 3 + 1] - whole.state.scales[unit * 3];
-                    CHECK(state.scales[unit * 3 + 2] == whole.state.scales[unit * 3 + 2]);
+                const int64_t columns = c.value_dim + 1,
+                              rows = static_cast<int64_t>(whole.state.sums.size()) / columns /
+                                     static_cast<int64_t>(whole.state.scales.size() / ATTEND_LINEAR_STATE_SCALES);
+                for (size_t unit = 0; unit * ATTEND_LINEAR_STATE_SCALES < whole.state.scales.size(); ++unit) {
+                    const double shift = state.scales[unit * ATTEND_LINEAR_STATE_SCALES + 1] +
+                                         state.scales[unit * ATTEND_LINEAR_STATE_SCALES] -
+                                         whole.state.scales[unit * ATTEND_LINEAR_STATE_SCALES + 1] -
+                                         whole.state.scales[unit * ATTEND_LINEAR_STATE_SCALES];
+                    CHECK(state.scales[unit * ATTEND_LINEAR_STATE_SCALES + 2] ==
+                          whole.state.scales[unit * ATTEND_LINEAR_STATE_SCALES + 2]);
                     for (int64_t i = 0; i < rows * columns; ++i) {
                         const auto at = unit * static_cast<size_t>(rows * columns) + static_cast<size_t>(i);
                         const double a = static_cast<double>(state.sums[at]) * std::exp(shift),

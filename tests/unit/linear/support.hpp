@@ -528,7 +528,7 @@ inline EngineResult run_engine(const Entry& entry, const LinearCase& c, uint32_t
     if (piece.want_state) {
         result.state.sums.assign(static_cast<size_t>(c.batch * groups * entry.state_rows(&problem) * (c.value_dim + 1)),
                                  nan_value);
-        result.state.scales.assign(static_cast<size_t>(c.batch * groups * 3), 0.0);
+        result.state.scales.assign(static_cast<size_t>(c.batch * groups * ATTEND_LINEAR_STATE_SCALES), 0.0);
         final.sums = result.state.sums.data();
         final.scales = result.state.scales.data();
         problem.final = &final;

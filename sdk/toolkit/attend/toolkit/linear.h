@@ -23,6 +23,9 @@ extern "C" {
 #define ATTEND_FEATURES_HYPERBOLIC 5u     /* (2 M)^-1/2 [e^(u - d), e^(-u - d)]                            F = 2 M    */
 #define ATTEND_FEATURES_TRIG 6u           /* M^-1/2 e^d [cos u, sin u]                                     F = 2 M    */
 #define ATTEND_FEATURES_PROJECTED_RELU 7u /* M^-1/2 relu(u) + kernel_eps; without Omega relu(x) + kernel_eps, F = M or D */
+#define ATTEND_FEATURES_COSINE 8u         /* [a sin t, a cos t], a = relu(x) or elu(x) + 1, t = angle * position   F = 2 D */
+#define ATTEND_FEATURES_SINCOS 9u         /* feature_factor [sin u, cos u], u of the row at length 1       F = 2 M    */
+#define ATTEND_FEATURES_ARCCOS 10u        /* feature_factor relu(u), u of the row at length 1              F = M      */
 
 typedef struct attend_feature_map {
     uint32_t kind;
@@ -31,26 +34,38 @@ typedef struct attend_feature_map {
        own largest feature, out of the keys the largest so far (a running reference). official = 1: e^{-max u} of the
        query's own row and of all visible keys of the item, future ones too, and feature_eps is added to what remains. */
     uint32_t official;
-    uint32_t reserved0;
+    /* Kind 8: 0 relu, 1 elu + 1. Kinds 9 and 10: 0 rows x / max(|x|, 1e-6), 1 rows x / (|x| + 1e-3). */
+    uint32_t variant;
     int64_t nu;
     const attend_tensor *projection; /* Omega: [1 or Hkv, M, D]; NULL where the kind does without */
     double query_scale, key_scale;
     double feature_eps, kernel_eps;
+    double feature_factor; /* kinds 9 and 10 */
+    double angle;          /* kind 8: of one position; key j stands at j */
+    int64_t query_offset;  /* kind 8: position of query 0, unless item_positions is set: then the item's offset */
+    uint32_t item_positions, reserved0;
 } attend_feature_map;
 
 #define ATTEND_GUARD_NONE 1u       /* den; a row with den = 0 is 0 */
 #define ATTEND_GUARD_ADD 2u        /* den + guard_eps; where that is 0 the row is 0 */
 #define ATTEND_GUARD_SHIFT 3u      /* den + 2 guard_eps where |den| <= guard_eps */
 #define ATTEND_GUARD_NUMERATOR 4u  /* no denominator: o_i = num_i */
+#define ATTEND_GUARD_MAX 5u        /* max(den, guard_eps) */
+#define ATTEND_GUARD_MAX_SIZE 6u   /* max(|den|, guard_eps) */
+#define ATTEND_GUARD_WEIGHT 7u     /* max(den, n guard_heads[key head]), n the sum of the row's weights without features */
 
 #define ATTEND_LINEAR_CAUSAL (1u << 0)
 #define ATTEND_LINEAR_OFFSET_PER_ITEM (1u << 1) /* offset = key length - query length of the item */
+#define ATTEND_LINEAR_GATE_LOGITS (1u << 2)     /* gates hold x, the gate is 1 / (1 + e^-x) */
+
+/* Numbers in scales of an exported state: c, r, number of keys, logarithm of the sum of weights. */
+#define ATTEND_LINEAR_STATE_SCALES 4
 
 /* The state after some keys, exportable; states over disjoint keys of the same map add. G = Hkv, or Hq where mask or bias
    has a head axis. Sums are scaled: the true value of sums is sums * e^{c + r}, of its last row (official = 1 only) e^r. */
 typedef struct attend_linear_state {
     float *sums;    /* [B, G, attend_linear_state_rows, Dv + 1]: feature by value column, the sum of features last */
-    double *scales; /* [B, G, 3]: c, r, number of keys */
+    double *scales; /* [B, G, ATTEND_LINEAR_STATE_SCALES] */
 } attend_linear_state;
 
 /* NULL means absent. mask and bias: rank 4, [B or 1, Hq or 1, 1, Nk or 1]. Output bits do not depend on the number of
@@ -64,6 +79,10 @@ typedef struct attend_linear_problem {
     const attend_tensor *output, *lse;        /* written: [B, Hq, Nq, Dv], [B, Hq, Nq] */
     const attend_tensor *mask, *bias;         /* uint8, non-zero = may be seen; float, minus infinity hides */
     const attend_tensor *query_lengths, *key_lengths;
+    /* float [B, Hkv, Nk] or NULL, causal calls only: key j enters with weight 1 - g_j and lessens those before it by g_j.
+       Hidden keys do neither. ln g is cut at -87. */
+    const attend_tensor *gates;
+    const double *guard_heads;           /* [Hkv], of ATTEND_GUARD_WEIGHT */
     int64_t causal_offset;               /* position of query 0 on the key axis */
     int64_t chunk;                       /* keys of a chunk; 0 = the engine chooses */
     const attend_linear_state *initial;  /* keys before the first; visible to every row. Not with causal and official */

@@ -37,6 +37,8 @@ struct LinearSizes {
     int64_t tail_blocks{0};
     ValueTiles values;
     bool causal{false};
+    bool gated{false};        // keys lessen those before them
+    bool weight_sums{false};  // rows need the sum of their weights
     bool log_weights{false};  // keys carry a logarithmic weight, so state and rows carry a reference
     bool scan{false};         // causal and official: the largest u of all keys must be known before the first row
 
@@ -68,13 +70,15 @@ inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
     sizes.group_heads = sizes.groups > 0 ? sizes.q_heads / sizes.groups : 1;
 
     sizes.raw = map.projection != nullptr ? map.projection->shape[1] : sizes.head_dim;
-    sizes.features = map.kind == ATTEND_FEATURES_DPFP ? 2 * sizes.head_dim * map.nu
-                     : map.kind == ATTEND_FEATURES_HYPERBOLIC || map.kind == ATTEND_FEATURES_TRIG ? 2 * sizes.raw
-                                                                                                  : sizes.raw;
+    const bool twice = map.kind == ATTEND_FEATURES_HYPERBOLIC || map.kind == ATTEND_FEATURES_TRIG ||
+                       map.kind == ATTEND_FEATURES_COSINE || map.kind == ATTEND_FEATURES_SINCOS;
+    sizes.features = map.kind == ATTEND_FEATURES_DPFP ? 2 * sizes.head_dim * map.nu : (twice ? 2 : 1) * sizes.raw;
     const bool official = is_stabilised(map.kind) && map.official != 0;
     const bool constant = official && !sizes.causal && is_exponential(map.kind);
     sizes.rows = sizes.features + (constant ? 1 : 0);
-    sizes.log_weights = problem.bias != nullptr || map.kind == ATTEND_FEATURES_TRIG ||
+    sizes.gated = problem.gates != nullptr;
+    sizes.weight_sums = problem.guard == ATTEND_GUARD_WEIGHT;
+    sizes.log_weights = problem.bias != nullptr || sizes.gated || map.kind == ATTEND_FEATURES_TRIG ||
                         (is_exponential(map.kind) && !official) || problem.initial != nullptr;
     sizes.scan = official && sizes.causal;
     sizes.values = ValueTiles(sizes.value_dim);
@@ -96,7 +100,9 @@ inline LinearSizes linear_sizes(const attend_linear_problem& problem) {
 // Scratch of one worker.
 struct LinearScratch {
     // The keys of a chunk, in tiles of key_lanes: features [tile][rows][lane], and per key.
-    float *keys, *largest, *norm, *log_weight, *weight, *prefix_max;
+    float *keys, *largest, *norm, *log_weight, *weight;
+    float* log_rest;  // what rounding took from log_weight, of gated keys
+    double *prefix_max, *prefix_weight, *drift;
     uint8_t* visible;
     int32_t *prefix_count, *wild;
     float* values;       // [value tile][key][lanes of the tile]
@@ -107,7 +113,8 @@ struct LinearScratch {
     // A tile of queries.
     float* triangle;  // [key][lane]
     float* acc;       // [Dv][lane]
-    float *sum, *query_max, *query_norm, *reference, *factor;
+    float *sum, *query_max, *query_norm, *reference, *reference_rest, *factor;
+    double *row_reference, *row_weight;  // logarithms of what sums must be multiplied by, and of the sum of weights
     float** out_rows;
     PrefixState total, partial, reading;
 
@@ -119,7 +126,10 @@ struct LinearScratch {
         scratch.norm = space.take<float>(keys);
         scratch.log_weight = space.take<float>(keys);
         scratch.weight = space.take<float>(keys);
-        scratch.prefix_max = space.take<float>(keys);
+        scratch.log_rest = space.take<float>(keys);
+        scratch.prefix_max = space.take<double>(keys);
+        scratch.prefix_weight = space.take<double>(keys);
+        scratch.drift = space.take<double>(keys);
         scratch.visible = space.take<uint8_t>(keys);
         scratch.prefix_count = space.take<int32_t>(keys);
         scratch.wild = space.take<int32_t>(keys);
@@ -134,6 +144,9 @@ struct LinearScratch {
         scratch.query_max = space.take<float>(max_lanes);
         scratch.query_norm = space.take<float>(max_lanes);
         scratch.reference = space.take<float>(max_lanes);
+        scratch.reference_rest = space.take<float>(max_lanes);
+        scratch.row_reference = space.take<double>(max_lanes);
+        scratch.row_weight = space.take<double>(max_lanes);
         scratch.factor = space.take<float>(max_lanes);
         scratch.out_rows = space.take<float*>(max_lanes);
         scratch.total = PrefixState::take(space, sizes.rows, sizes.values);
@@ -143,13 +156,27 @@ struct LinearScratch {
     }
 };
 
+// Sines and cosines of positions 0 .. count - 1 of one item or of all; readable for a whole tile behind any of them.
+struct AngleTable {
+    float *sines, *cosines;
+    int64_t count, items, step;
+
+    static AngleTable take(Workspace& space, int64_t count, int64_t items) {
+        AngleTable table{nullptr, nullptr, count, items, count + max_lanes};
+        table.sines = space.take<float>(table.step * items);
+        table.cosines = space.take<float>(table.step * items);
+        return table;
+    }
+    int64_t at(int64_t item, int64_t position) const { return (items > 1 ? item : 0) * step + position; }
+};
+
 // One call of the engine, read by all workers.
 struct LinearRun {
     const attend_linear_problem* problem;
     LinearSizes sizes;
     TensorView<const float, 4> query, key, value, bias;
     TensorView<const uint8_t, 4> mask;
-    TensorView<const float, 3> projection;
+    TensorView<const float, 3> projection, gates;
     TensorView<float, 4> output;
     TensorView<float, 3> lse;
     float query_scale, key_scale, feature_eps, kernel_eps;
@@ -161,6 +188,7 @@ struct LinearRun {
     uint32_t slots;
     PrefixState* states;  // [unit][segments + 1], when the phases are run apart
     float* largest;       // [unit][segment], for the scan
+    AngleTable key_angles, query_angles;
 
     LinearScratch scratch(uint32_t slot) const {
         Workspace space(memory + slot * slot_bytes);

@@ -7,11 +7,15 @@
 //
 // Keys may carry a logarithmic weight a_j: bias, and what the stabiliser took out of their features. A state holds sums
 // of e^{a_j - r}; inside a chunk row i has a reference of its own, the largest a_j that it sees, so that a key can change
-// nothing before itself, not even a rounding.
+// nothing before itself, not even a rounding. Gates add a drift: with D_j the sum of ln g up to key j of the chunk, a_j
+// has ln(1 - g_j) - D_j, and row i counts e^{D_i} times what it sums; the state moves on by e^{D} of the whole chunk.
 #pragma once
 
+#include "attend/toolkit/linear/features/cosine_reweight.hpp"
 #include "attend/toolkit/linear/features/elementwise.hpp"
 #include "attend/toolkit/linear/features/favor_plus.hpp"
+#include "attend/toolkit/linear/features/random_fourier.hpp"
+#include "attend/toolkit/linear/gates.hpp"
 #include "attend/toolkit/linear/linear_problem.hpp"
 #include "attend/toolkit/linear/plain_rows.hpp"
 #include "attend/toolkit/tile/values.hpp"
@@ -83,6 +87,7 @@ private:
         first_ = begin;
         count_ = end - begin;
         visible_ = 0;
+        drift_ = 0.0;
         for (int64_t key = 0; key < key_capacity_; ++key) {
             bool seen = key < count_;
             float bias = 0.0f;
@@ -91,8 +96,19 @@ private:
                 bias = *run_.bias.at(unit_.batch, unit_.first_head, 0, begin + key);
                 seen = bias != -infinity;
             }
+            double weight = static_cast<double>(bias);
+            if (seen && sizes_.gated) {
+                const LogGate gate = log_gate(*run_.gates.at(unit_.batch, unit_.kv_head, begin + key),
+                                              (run_.problem->flags & ATTEND_LINEAR_GATE_LOGITS) != 0);
+                drift_ += gate.kept;
+                weight += gate.taken - drift_;
+                seen = weight != -__builtin_huge_val();  // a gate of 1 takes nothing in
+            }
             scratch_.visible[key] = seen ? 1 : 0;
-            scratch_.log_weight[key] = seen ? bias : -infinity;
+            scratch_.log_weight[key] = seen ? static_cast<float>(weight) : -infinity;
+            scratch_.log_rest[key] =
+                seen ? static_cast<float>(weight - static_cast<double>(scratch_.log_weight[key])) : 0.0f;
+            scratch_.drift[key] = drift_;
             visible_ += seen ? 1 : 0;
         }
     }
@@ -116,18 +132,25 @@ private:
         for (int64_t lane = 0; lane < key_lanes; ++lane)
             scratch_.token_rows[lane] =
                 run_.key.at(unit_.batch, unit_.kv_head, first_ + least(tile * key_lanes + lane, count_ - 1), 0);
-        raw_features<max_vectors>(run_.key.strides[3], run_.key_scale, key_features(tile),
+        raw_features<max_vectors>(run_.key.strides[3], run_.key_scale, run_.key_angles,
+                                  run_.key_angles.at(unit_.batch, first_ + tile * key_lanes), key_features(tile),
                                   scratch_.norm + tile * key_lanes, scratch_.largest + tile * key_lanes);
     }
 
     // Features of the tokens in token_rows; those of exponential maps are still u, with |x|^2 / 2 and the largest u.
     template <int V>
-    void raw_features(int64_t stride, float scale, float* phi, float* norm, float* largest) const {
+    void raw_features(int64_t stride, float scale, const AngleTable& angles, int64_t angle, float* phi, float* norm,
+                      float* largest) const {
         constexpr int64_t lanes = V * batch_lanes;
         const int64_t head_dim = sizes_.head_dim;
-        const bool direct = !run_.projection.present && map_.kind != ATTEND_FEATURES_DPFP;
+        const bool direct =
+            !run_.projection.present && map_.kind != ATTEND_FEATURES_DPFP && map_.kind != ATTEND_FEATURES_COSINE;
         float* x = direct ? phi : scratch_.input;
         load_lanes<V>(scratch_.token_rows, stride, head_dim, scale, x);
+        if (map_.kind == ATTEND_FEATURES_COSINE)
+            return map_cosine<V>(x, head_dim, map_.variant != 0, angles.sines + angle, angles.cosines + angle, phi);
+        if (map_.kind == ATTEND_FEATURES_SINCOS || map_.kind == ATTEND_FEATURES_ARCCOS)
+            unit_rows<V>(x, head_dim, map_.variant != 0);
         if (run_.projection.present) {
             const TensorView<const float, 3>& omega = run_.projection;
             if (is_stabilised(map_.kind)) half_square_norm<V>(x, head_dim, norm);
@@ -142,8 +165,10 @@ private:
             map_relu(phi, head_dim * lanes, 1.0f, 0.0f);
         else if (map_.kind == ATTEND_FEATURES_DPFP)
             map_dpfp<V>(x, head_dim, map_.nu, phi);
-        else if (map_.kind == ATTEND_FEATURES_TRIG)
+        else if (map_.kind == ATTEND_FEATURES_TRIG || map_.kind == ATTEND_FEATURES_SINCOS)
             map_trig(phi, sizes_.raw * lanes);
+        else if (map_.kind == ATTEND_FEATURES_ARCCOS)
+            map_relu(phi, sizes_.raw * lanes, 1.0f, 0.0f);
         else if (map_.kind == ATTEND_FEATURES_PROJECTED_RELU)
             map_relu(phi, sizes_.raw * lanes, relu_factor(), run_.kernel_eps);
         if (map_.sum_normalize && map_.kind <= ATTEND_FEATURES_DPFP) normalize_sum<V>(phi, sizes_.features);
@@ -187,9 +212,9 @@ private:
     int64_t key_capacity_;
     // The chunk at hand.
     int64_t first_{0}, count_{0}, visible_{0}, wild_{0};
-    double c_{0.0};
-    float heaviest_{0.0f};
-    int64_t first_position_{0};  // of the query tile, counted from the chunk
+    double c_{0.0}, heaviest_{0.0};
+    double drift_{0.0}, weight_{0.0};  // of the whole chunk
+    int64_t first_position_{0};        // of the query tile, counted from the chunk
     float position_[max_lanes];
 };
 
@@ -228,14 +253,19 @@ inline void LinearWorker::load_keys(int64_t begin, int64_t end, double c) {
                     scratch_.visible[tile * key_lanes + lane] ? 1.0f : 0.0f;
     }
 
-    heaviest_ = -infinity;
+    heaviest_ = weight_ = -__builtin_huge_val();
     int32_t seen = 0;
+    const bool weigh = sizes_.weight_sums && sizes_.log_weights;
     for (int64_t key = 0; key < count_; ++key) {
         if (scratch_.visible[key]) {
             ++seen;
-            if (scratch_.log_weight[key] > heaviest_) heaviest_ = scratch_.log_weight[key];
+            const double weight =
+                static_cast<double>(scratch_.log_weight[key]) + static_cast<double>(scratch_.log_rest[key]);
+            if (weight > heaviest_) heaviest_ = weight;
+            if (weigh) weight_ = log_add(weight_, weight);
         }
         scratch_.prefix_max[key] = heaviest_;
+        scratch_.prefix_weight[key] = weight_;
         scratch_.prefix_count[key] = seen;
     }
     pack_values();
@@ -300,16 +330,19 @@ inline void LinearWorker::absorb(PrefixState& to) {
     if (visible_ == 0) return;
     const bool fresh = to.keys == 0;
     double r = 0.0;
-    if (sizes_.log_weights) r = !fresh && to.r > static_cast<double>(heaviest_) ? to.r : static_cast<double>(heaviest_);
+    if (sizes_.log_weights) r = !fresh && to.r > heaviest_ ? to.r : heaviest_;
     const double c = !fresh && to.c > c_ ? to.c : c_;
     if (!fresh) raise(shape_, to, c, r);
     to.c = c;
     to.r = r;
 
+    const auto high = static_cast<float>(r);
+    const Batch r_high(high), r_rest(sizes_.gated ? static_cast<float>(r - static_cast<double>(high)) : 0.0f);
     for (int64_t key = 0; key < key_capacity_; key += batch_lanes) {
         Batch weight(1.0f);
         if (sizes_.log_weights)
-            weight = exp_nonpositive(min(Batch(0.0f), load(scratch_.log_weight + key) - Batch(static_cast<float>(r))));
+            weight = exp_nonpositive(min(
+                Batch(0.0f), (load(scratch_.log_weight + key) - r_high) + (load(scratch_.log_rest + key) - r_rest)));
         store(scratch_.weight + key, weight);
     }
     for (int64_t key = 0; key < key_capacity_; ++key)
@@ -341,6 +374,9 @@ inline void LinearWorker::absorb(PrefixState& to) {
     });
     for (int64_t tile = 0; tile * key_lanes < count_; ++tile) add_feature_sums(tile, to.z, fresh && tile == 0);
     to.keys += visible_;
+    to.n = log_add(fresh ? -__builtin_huge_val() : to.n, weight_) + drift_;
+    to.r += drift_;
+    to.decay += drift_;
 }
 
 }  // namespace attend::ATTEND_ISA

@@ -32,7 +32,8 @@ inline bool is_plain(const attend_linear_problem& problem, const LinearSizes& si
     const attend_feature_map& map = problem.features;
     const bool elementwise = map.kind == ATTEND_FEATURES_ELU || map.kind == ATTEND_FEATURES_RELU ||
                              (map.kind == ATTEND_FEATURES_PROJECTED_RELU && map.projection == nullptr);
-    if (!elementwise || map.sum_normalize != 0 || problem.mask != nullptr || sizes.log_weights || problem.chunk > 0)
+    if (!elementwise || problem.guard > ATTEND_GUARD_NUMERATOR || map.sum_normalize != 0 || problem.mask != nullptr ||
+        sizes.log_weights || problem.chunk > 0)
         return false;
     for (const attend_tensor* tensor : {problem.query, problem.key, problem.value, problem.output})
         if (tensor->strides[3] != 1 || tensor->shape[3] % batch_lanes != 0) return false;

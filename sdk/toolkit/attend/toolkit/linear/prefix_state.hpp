@@ -17,19 +17,27 @@ struct ValueTiles {
 
     ValueTiles() = default;
     explicit ValueTiles(int64_t value_dim)
-        : columns(value_dim), count((value_dim + max_lanes - 1) / max_lanes), vectors((value_dim + batch_lanes - 1) / batch_lanes) {}
+        : columns(value_dim),
+          count((value_dim + max_lanes - 1) / max_lanes),
+          vectors((value_dim + batch_lanes - 1) / batch_lanes) {}
     int64_t width() const { return vectors * batch_lanes; }
-    int64_t first_vector(int64_t tile) const { return tile * (vectors / count) + (tile < vectors % count ? tile : vectors % count); }
+    int64_t first_vector(int64_t tile) const {
+        return tile * (vectors / count) + (tile < vectors % count ? tile : vectors % count);
+    }
 
     // visit(vectors as a constant, first column, columns in use); memory of tile [rows] starts at rows * first column.
     template <class Visit>
     ATTEND_ALWAYS_INLINE void each(Visit visit) const {
         for (int64_t tile = 0; tile < count; ++tile) {
             const int64_t first = first_vector(tile), end = tile + 1 < count ? first_vector(tile + 1) : vectors;
-            const int64_t column = first * batch_lanes, used = (end * batch_lanes < columns ? end * batch_lanes : columns) - column;
-            if (end - first == 1) visit(Constant<1>{}, column, used);
-            else if (end - first == 2) visit(Constant<2>{}, column, used);
-            else visit(Constant<3>{}, column, used);
+            const int64_t column = first * batch_lanes,
+                          used = (end * batch_lanes < columns ? end * batch_lanes : columns) - column;
+            if (end - first == 1)
+                visit(Constant<1>{}, column, used);
+            else if (end - first == 2)
+                visit(Constant<2>{}, column, used);
+            else
+                visit(Constant<3>{}, column, used);
         }
     }
     template <int value>
@@ -41,7 +49,9 @@ struct ValueTiles {
 struct PrefixState {
     float *sums, *z;  // [value tile][rows][lanes of the tile], [rows]
     double c, r;
-    int64_t keys;     // visible keys in the sums; while 0, sums and z hold nothing
+    double n;      // logarithm of the sum of the keys' weights, where a guard reads it
+    double decay;  // logarithm of what the gates of these keys leave of all before them
+    int64_t keys;  // visible keys in the sums; while 0, sums and z hold nothing
 
     static PrefixState take(Workspace& space, int64_t rows, const ValueTiles& values) {
         PrefixState state;
@@ -51,11 +61,18 @@ struct PrefixState {
         return state;
     }
     void clear() {
-        c = r = -__builtin_huge_val();
+        c = r = n = -__builtin_huge_val();
+        decay = 0.0;
         keys = 0;
     }
     static int64_t up_to_vector(int64_t rows) { return (rows + batch_lanes - 1) / batch_lanes * batch_lanes; }
 };
+
+// ln(e^a + e^b).
+inline double log_add(double a, double b) {
+    const double most = a < b ? b : a, least = a < b ? a : b;
+    return least == -__builtin_huge_val() ? most : most + ::log1p(::exp(least - most));
+}
 
 // What a state must be multiplied by to move to the references c and r: a finite number, 0 for an empty state.
 inline float moved(double from, double to) { return from == to ? 1.0f : static_cast<float>(::exp(from - to)); }
@@ -79,13 +96,15 @@ inline void scale_rows(const StateShape& shape, PrefixState& state, int64_t begi
 
 // Moves a state that is not empty to references at least as high.
 inline void raise(const StateShape& shape, PrefixState& state, double c, double r) {
-    scale_rows(shape, state, 0, shape.scaled, static_cast<float>(static_cast<double>(moved(state.c, c)) * static_cast<double>(moved(state.r, r))));
+    scale_rows(shape, state, 0, shape.scaled,
+               static_cast<float>(static_cast<double>(moved(state.c, c)) * static_cast<double>(moved(state.r, r))));
     scale_rows(shape, state, shape.scaled, shape.rows, moved(state.r, r));
     state.c = c;
     state.r = r;
 }
 
-// to = a + b, in this order; `to` may be a. Nothing is computed with an empty state.
+// to = a + b, in this order; `to` may be either. The keys of b come after those of a and their gates lessen a. Nothing is
+// computed with an empty state.
 inline void add_states(const StateShape& shape, const PrefixState& a, const PrefixState& b, PrefixState& to) {
     const PrefixState* only = b.keys == 0 ? &a : a.keys == 0 ? &b : nullptr;
     const int64_t floats = shape.rows * shape.values.width();
@@ -96,15 +115,19 @@ inline void add_states(const StateShape& shape, const PrefixState& a, const Pref
         }
         to.c = only->c;
         to.r = only->r;
+        to.n = only->n;
+        to.decay = only->decay;
         to.keys = only->keys;
         return;
     }
-    const double c = a.c > b.c ? a.c : b.c, r = a.r > b.r ? a.r : b.r;
-    const float a_r = moved(a.r, r), b_r = moved(b.r, r);
+    const double before = a.r + b.decay, n = log_add(a.n + b.decay, b.n), decay = a.decay + b.decay;
+    const double c = a.c > b.c ? a.c : b.c, r = before > b.r ? before : b.r;
+    const float a_r = moved(before, r), b_r = moved(b.r, r);
     const float a_all = moved(a.c, c) * a_r, b_all = moved(b.c, c) * b_r;
     const auto combine = [](const float* x, const float* y, float* out, int64_t count, float fx, float fy) {
         int64_t i = 0;
-        for (; i + batch_lanes <= count; i += batch_lanes) store(out + i, fma(load(y + i), Batch(fy), load(x + i) * Batch(fx)));
+        for (; i + batch_lanes <= count; i += batch_lanes)
+            store(out + i, fma(load(y + i), Batch(fy), load(x + i) * Batch(fx)));
         for (; i < count; ++i) out[i] = x[i] * fx + y[i] * fy;
     };
     shape.values.each([&](auto tile, int64_t column, int64_t) {
@@ -117,6 +140,8 @@ inline void add_states(const StateShape& shape, const PrefixState& a, const Pref
     combine(a.z + shape.scaled, b.z + shape.scaled, to.z + shape.scaled, shape.rows - shape.scaled, a_r, b_r);
     to.c = c;
     to.r = r;
+    to.n = n;
+    to.decay = decay;
     to.keys = a.keys + b.keys;
 }
 
@@ -148,12 +173,14 @@ inline void import_state(const StateShape& shape, const float* sums, const doubl
         constexpr int64_t lanes = decltype(tile)::vectors * batch_lanes;
         for (int64_t row = 0; row < shape.rows; ++row)
             for (int64_t lane = 0; lane < lanes; ++lane)
-                state.sums[shape.rows * column + row * lanes + lane] = lane < used ? sums[row * step + column + lane] : 0.0f;
+                state.sums[shape.rows * column + row * lanes + lane] =
+                    lane < used ? sums[row * step + column + lane] : 0.0f;
     });
     for (int64_t row = 0; row < shape.rows; ++row) state.z[row] = sums[row * step + shape.values.columns];
     state.c = scales[0];
     state.r = scales[1];
     state.keys = static_cast<int64_t>(scales[2]);
+    state.n = scales[3];
 }
 
 inline void export_state(const StateShape& shape, const PrefixState& state, float* sums, double* scales) {
@@ -165,10 +192,12 @@ inline void export_state(const StateShape& shape, const PrefixState& state, floa
             for (int64_t lane = 0; lane < used; ++lane)
                 sums[row * step + column + lane] = empty ? 0.0f : state.sums[shape.rows * column + row * lanes + lane];
     });
-    for (int64_t row = 0; row < shape.rows; ++row) sums[row * step + shape.values.columns] = empty ? 0.0f : state.z[row];
+    for (int64_t row = 0; row < shape.rows; ++row)
+        sums[row * step + shape.values.columns] = empty ? 0.0f : state.z[row];
     scales[0] = state.c;
     scales[1] = state.r;
     scales[2] = static_cast<double>(state.keys);
+    scales[3] = state.n;
 }
 
 }  // namespace attend::ATTEND_ISA

@@ -20,7 +20,8 @@ inline void map_elu(float* x, int64_t floats) {
 
 // relu(x) + offset.
 inline void map_relu(float* x, int64_t floats, float factor, float offset) {
-    for (int64_t i = 0; i < floats; i += batch_lanes) store(x + i, fma(relu(load(x + i)), Batch(factor), Batch(offset)));
+    for (int64_t i = 0; i < floats; i += batch_lanes)
+        store(x + i, fma(relu(load(x + i)), Batch(factor), Batch(offset)));
 }
 
 // Products of r = [relu(x), relu(-x)] with itself rolled by 1 to nu: phi[(n - 1) 2D + t] = r[t] r[(t - n) mod 2D].
@@ -38,7 +39,8 @@ inline void map_dpfp(float* x, int64_t head_dim, int64_t nu, float* phi) {
         for (int64_t t = 0; t < width; ++t) {
             const float* a = x + t * lanes;
             const float* b = x + (t >= n ? t - n : t - n + width) * lanes;
-            for (int v = 0; v < V; ++v) store(phi + v * batch_lanes, load(a + v * batch_lanes) * load(b + v * batch_lanes));
+            for (int v = 0; v < V; ++v)
+                store(phi + v * batch_lanes, load(a + v * batch_lanes) * load(b + v * batch_lanes));
             phi += lanes;
         }
 }
@@ -53,7 +55,8 @@ inline void normalize_sum(float* phi, int64_t features) {
         for (int64_t f = 0; f < features; ++f) sum = sum + load(at + f * lanes);
         const Mask none = sum == Batch(0.0f);
         const Batch divisor = choose(none, Batch(1.0f), sum);
-        for (int64_t f = 0; f < features; ++f) store(at + f * lanes, choose(none, Batch(0.0f), load(at + f * lanes) / divisor));
+        for (int64_t f = 0; f < features; ++f)
+            store(at + f * lanes, choose(none, Batch(0.0f), load(at + f * lanes) / divisor));
     }
 }
 
