@@ -8,10 +8,8 @@
 // Cost     O(Nq * (left + right + 1 + globals) * D); nothing of size N x window is stored
 // Differs  `window_size` counts one side; the three window options are this mechanism's own, so 0 means 0 keys
 
-#include "attend/author/tile.hpp"
+#include "attend/author/pattern.hpp"
 #include "attend/toolkit/core/message.hpp"
-#include "attend/toolkit/tile/keys/band.hpp"
-#include "attend/toolkit/tile/keys/block.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -68,6 +66,8 @@ int64_t forward_blocks(const Options& options, const attend_plan_desc& desc) {
     return options.look_forward.given ? options.look_forward.value : is_causal(desc) ? 0 : 1;
 }
 
+int64_t reach(int64_t width) { return width < 0 ? ATTEND_UNLIMITED : width; }
+
 attend_status refuse(attend_error* error, const char* text, const char* where) {
     return attend_fail(error, ATTEND_BAD_OPTION, text, where);
 }
@@ -101,66 +101,94 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
     return ATTEND_OK;
 }
 
-// Positions ascending, behind the engine's scratch.
-uint64_t workspace(const Options& options, const PlanArgs& args) {
-    return Carve::floats(int64_t{options.global_tokens.count}) + tile_workspace(*args.desc);
+// Positions of a list of globals, ascending, in memory for as many.
+bool counts(const Options& options, const PlanArgs& args) {
+    return options.global_tokens.is_scalar || !was_given(*args.values, "global_tokens");
 }
-
-attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
-    const attend_plan_desc& desc = *args.desc;
-    const IntList& given = options.global_tokens;
-    const bool counted = given.is_scalar || !was_given(*args.values, "global_tokens");
-    Carve carve(context);
-    auto* sorted = reinterpret_cast<int32_t*>(carve.take(int64_t{given.count}));
-    for (uint32_t at = 0; at < given.count && !counted; ++at) {
+void sort_globals(const IntList& given, int32_t* sorted) {
+    for (uint32_t at = 0; at < given.count; ++at) {
         uint32_t place = at;
         for (; place > 0 && sorted[place - 1] > given.items[at]; --place) sorted[place] = sorted[place - 1];
         sorted[place] = static_cast<int32_t>(given.items[at]);
     }
-    const int64_t count =
-        counted && given.count > 0 ? (given.items[0] < desc.kv_len ? given.items[0] : desc.kv_len) : 0;
+}
+
+void fill(Pattern& pattern, const Options& options, const PlanArgs& args, int32_t* sorted) {
+    const attend_plan_desc& desc = *args.desc;
+    pattern.add(options.mode == block
+                    ? attend_pattern_blocks(options.window_size, options.look_backward, forward_blocks(options, desc))
+                    : attend_pattern_band(reach(left_of(options)), reach(right_of(options))));
+    const IntList& given = options.global_tokens;
+    if (given.count == 0) return;
+    if (counts(options, args)) {
+        if (given.items[0] == 0) return;
+        pattern.add(attend_pattern_range(0, given.items[0]));
+        if (options.global_rows) pattern.add(attend_pattern_for_rows(attend_pattern_all(), 0, given.items[0]));
+        return;
+    }
+    sort_globals(given, sorted);
+    pattern.add(attend_pattern_listed(sorted, given.count));
+    if (!options.global_rows) return;
+    attend_pattern_term& rows = pattern.add(attend_pattern_all());
+    rows.rows = ATTEND_ROWS_LISTED;
+    rows.row_list.items = sorted;
+    rows.row_list.count = given.count;
+}
+
+// Lanes of a query tile: those of mode block do not reach over the edge of a block.
+int64_t tile_lanes(const Options& options, const attend_plan_desc& desc) {
+    if (options.mode != block || desc.num_kv_heads < 1) return 0;
+    return ATTEND_KERNEL(attend_pattern_query_tile)(options.window_size, desc.num_q_heads / desc.num_kv_heads);
+}
+
+uint64_t workspace(const Options& options, const PlanArgs& args) {
+    return Carve::floats(int64_t{options.global_tokens.count}) +
+           tile_workspace(*args.desc, 0, tile_lanes(options, *args.desc));
+}
+
+attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
+    const attend_plan_desc& desc = *args.desc;
+    Carve carve(context);
+    auto* sorted = reinterpret_cast<int32_t*>(carve.take(int64_t{options.global_tokens.count}));
+    Pattern pattern(desc);
+    fill(pattern, options, {&desc, args.values}, sorted);
     TileCall call(args);
+    call.problem.max_query_tile = tile_lanes(options, desc);
     call.problem.window_left = call.problem.window_right = -1;
-    GlobalKeys globals{};
-    globals.num_leading = &count;
-    globals.listed = counted ? nullptr : sorted;
-    globals.num_listed = counted ? 0 : given.count;
-    globals.rows_see_all = options.global_rows;
-    BandKeys band{};
-    BlockKeys blocks{};
-    if (options.mode == block) {
-        blocks.width = options.window_size;
-        blocks.back = options.look_backward;
-        blocks.forward = forward_blocks(options, desc);
-        blocks.globals = globals;
-        use_keys(call.problem, blocks);
+    if (options.mode == sliding && pattern.pattern.num_terms == 1) {
+        // A band alone is what the engine's own window is.
+        call.problem.window_left = left_of(options);
+        call.problem.window_right = right_of(options);
     } else {
-        band.left = left_of(options);
-        band.right = right_of(options);
-        band.globals = globals;
-        use_keys(call.problem, band);
+        use_pattern(call.problem, pattern);
     }
     return run_tiles(call, carve.rest(context));
 }
 
-// The pattern's pairs: the band or the blocks, cut at the diagonal, and the global columns and rows.
-double pairs(const Options& options, const attend_plan_desc& desc) {
-    attend_plan_desc band = desc;
-    const int64_t w = options.window_size;
-    band.window_left = options.mode == block ? options.look_backward * w + w / 2 : left_of(options);
-    band.window_right = options.mode == block ? forward_blocks(options, desc) * w + (w - 1) / 2 : right_of(options);
-    const IntList& globals = options.global_tokens;
-    const double columns = globals.count == 0                        ? 0.0
-                           : globals.is_scalar || globals.count == 1 ? static_cast<double>(globals.items[0])
-                                                                     : globals.count;
-    const double all = static_cast<double>(desc.q_len) * static_cast<double>(desc.kv_len);
-    const double sum =
-        visible_pairs(band) + columns * static_cast<double>(desc.q_len + (options.global_rows ? desc.kv_len : 0));
-    return sum < all ? sum : all;
+attend_status pattern(const Options& options, const PlanArgs& args, const PatternArgs& asked, const Context& context) {
+    const attend_plan_desc& desc = *args.desc;
+    Carve carve(context);
+    Pattern keys(desc);
+    fill(keys, options, args, reinterpret_cast<int32_t*>(carve.take(int64_t{options.global_tokens.count})));
+    const int64_t group = desc.num_kv_heads < 1 ? 1 : desc.num_q_heads / desc.num_kv_heads;
+    return answer_pattern(keys, desc, asked, true, tile_lanes(options, desc) / group);
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
-    softmax_cost(*args.desc, pairs(options, *args.desc), cost);
+    constexpr uint32_t most = 1024;  // a longer list counts as columns and rows beside the band
+    int32_t sorted[most];
+    const IntList& given = options.global_tokens;
+    Options counted = options;
+    if (given.count > most) counted.global_tokens.count = 0;
+    Pattern keys(*args.desc);
+    fill(keys, counted, args, sorted);
+    double pairs = pattern_pairs(keys, *args.desc, 0, true);
+    if (given.count > most) {
+        const auto nq = static_cast<double>(args.desc->q_len), nk = static_cast<double>(args.desc->kv_len);
+        pairs += static_cast<double>(given.count) * (options.global_rows ? nq + nk : nq);
+        pairs = pairs < nq * nk ? pairs : nq * nk;
+    }
+    softmax_cost(*args.desc, pairs, cost);
 }
 
 // Exact against full attention only where the pattern hides nothing.
@@ -175,16 +203,30 @@ double error_bound(const Options& options, const PlanArgs& args) {
 
 }  // namespace
 
-ATTEND_MECHANISM(local, described<check, workspace, forward, cost, error_bound>(
-                            {.name = "local-attention",
-                             .category = "sparse",
-                             .title = "Local (sliding-window) attention",
-                             .summary = "Every query sees the keys near it and a few global tokens: the cheapest exact "
-                                        "attention to the neighbourhood.",
-                             .reference = "Beltagy et al. 2020, Longformer, arXiv:2004.05150, section 3.1",
-                             .time = "O(n w d)",
-                             .space = "O(n d)",
-                             .numerics = ATTEND_APPROXIMATE},
-                            option_table, port_table))
+ATTEND_MECHANISM(
+    local,
+    described<check, workspace, forward, pattern, cost, error_bound>(
+        {.name = "local-attention",
+         .category = "sparse",
+         .title = "Local (sliding-window) attention",
+         .summary = "Every query sees the keys near it and a few global tokens: the cheapest exact "
+                    "attention to the neighbourhood.",
+         .reference = "Beltagy et al. 2020, Longformer, arXiv:2004.05150, section 3.1",
+         .time = "O(n w d)",
+         .space = "O(n d)",
+         .numerics = ATTEND_APPROXIMATE,
+         .formula = "p = position of the query on the key axis\n"
+                    "sliding: S = { j : p - window_left <= j <= p + window_right } + globals\n"
+                    "block: S = { j : c - look_backward <= floor(j / window_size) <= c + look_forward } + globals,\n"
+                    "       c = floor(p / window_size)\n"
+                    "a query at a global position sees all keys (global_rows); causal keeps j <= p\n"
+                    "output = softmax over S of scale * q.k, times the values",
+         .cost = "Proportional to queries times the window (both sides, and the globals), not to queries times keys. "
+                 "Memory beside the tensors is a few tiles, whatever the length.",
+         .use = "Take it when what matters is near: long text read token by token, audio, time series, decoding with a "
+                "bounded cache. Its layers see farther only by being stacked. For far-away context at linear cost take "
+                "bigbird-attention or longformer-attention; for exact attention to everything flash-attention-v2.",
+         .example = "attend compute local-attention --sequence-length 1024 --heads 4 --dim 32 --window-size 64"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA
