@@ -8,6 +8,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -105,6 +106,21 @@ struct Recommendation {
     std::vector<TraceStep> trace;
 };
 
+// The shape of a call, for questions about it without tensors.
+struct CallSizes {
+    std::int64_t batch{1}, heads{1}, kv_heads{1}, q_len{1}, kv_len{1}, head_dim{64};
+};
+// Query rows [first, first + count) of a head, at_once at a time; 0: as many as the mechanism's engine takes together.
+struct PatternRows {
+    std::int64_t head{0}, first{0}, count{0}, at_once{1};
+};
+// Keys begin, begin + step, ... below end that the rows read; partial: some of these rows do not see some of them.
+struct PatternRange {
+    std::int64_t first_row, num_rows, begin, end, step;
+    bool partial;
+};
+using PatternVisitor = std::function<void(const PatternRange&)>;
+
 class AttentionService {
 public:
     static Result<std::unique_ptr<AttentionService>> open(ServiceSettings settings);
@@ -128,6 +144,11 @@ public:
     // What forward would choose for a request described by rule variables, with every check. Pure function of its
     // arguments and the configuration.
     Result<Recommendation> recommend(const RequestFacts& facts);
+
+    // The keys that a mechanism chooses by position (extension attend.pattern/1): ranges of the same rows are disjoint and
+    // ascend; one row at a time they are the exact set, causal included, masks and lengths aside. The visitor must not throw.
+    Result<void> visit_pattern(const std::string& mechanism, const CallSizes& sizes, const NamedValues& options,
+                               const PatternRows& rows, const PatternVisitor& visit) const;
 
     [[nodiscard]] std::shared_ptr<const RegistrySnapshot> registry() const;
     [[nodiscard]] const std::vector<PluginReport>& plugin_reports() const;

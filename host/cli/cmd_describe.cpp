@@ -5,6 +5,7 @@
 #include "attend/registry/mechanism_registry.hpp"
 #include "command.hpp"
 #include "errors.hpp"
+#include "pattern_flags.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
@@ -140,12 +141,29 @@ std::string describe_text(const MechanismRecord& mechanism) {
     return text;
 }
 
-Result<Outcome> run(const std::optional<std::string>& name, const GlobalFlags& flags) {
+struct Flags {
+    ComputeFlags sizes;
+    bool plan{false};
+};
+
+Result<Outcome> run_plan(const AttentionService& service, const Flags& flags, bool json) {
+    Result<PatternQuestion> question = pattern_question(service, flags.sizes, "describe --plan");
+    if (!question) return question.error();
+    Result<PatternCount> count = count_pattern(service, std::move(*question));
+    if (!count) return count.error();
+    return Outcome{exit_done, json ? json_text(count->json()) : count->text()};
+}
+
+Result<Outcome> run(const Flags& given, const GlobalFlags& flags) {
+    const std::optional<std::string>& name = given.sizes.mechanism;
     if (!name)
         return wrong_use("describe: no mechanism is named; accepted: attend describe MECHANISM",
                          "`attend list` shows all");
     Result<Session> session = open_session(flags);
     if (!session) return session.error();
+    if (given.plan) return run_plan(*session->service, given, flags.json);
+    if (given.sizes.length)
+        return wrong_use("describe: --sequence-length is given without --plan; accepted: both, or neither");
     Result<MechanismPtr> mechanism = find_mechanism(*session->service, *name, "describe");
     if (!mechanism) return mechanism.error();
     return Outcome{exit_done, flags.json ? json_text(describe_json(**mechanism)) : describe_text(**mechanism)};
@@ -157,10 +175,16 @@ void add_describe(Commands& commands) {
     CLI::App& command =
         commands.add("describe", "Describes one mechanism: source, options, inputs, weights, capabilities, numerics.",
                      "  attend describe flash-attention-v2       options with type, default and range\n"
-                     "  attend describe standard-mha --json      the same for a program");
-    auto name = std::make_shared<std::optional<std::string>>();
-    command.add_option("MECHANISM", *name, "Name, or PLUGIN_ID/NAME")->type_name("");
-    commands.handle(command, [name](const GlobalFlags& flags) { return run(*name, flags); });
+                     "  attend describe standard-mha --json      the same for a program\n"
+                     "  attend describe local-attention --plan --sequence-length 16384 --causal\n"
+                     "                                           which share of dense attention it computes");
+    auto given = std::make_shared<Flags>();
+    command.add_option("MECHANISM", given->sizes.mechanism, "Name, or PLUGIN_ID/NAME")->type_name("");
+    command.add_flag("--plan", given->plan,
+                     "Instead: density and skipped work of a call of these sizes, for mechanisms that choose keys by "
+                     "position");
+    declare_pattern_flags(command, given->sizes);
+    commands.handle(command, [given](const GlobalFlags& flags) { return run(*given, flags); });
 }
 
 }  // namespace attend::cli

@@ -58,7 +58,9 @@ private:
 void add_list(Commands& commands);
 void add_describe(Commands& commands);
 void add_compute(Commands& commands);
+void add_compare(Commands& commands);
 void add_benchmark(Commands& commands);
+void add_heatmap(Commands& commands);
 void add_recommend(Commands& commands);
 void add_status(Commands& commands);
 void add_plugins(Commands& commands);

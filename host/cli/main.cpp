@@ -138,7 +138,9 @@ Result<Outcome> run(int argc, char** argv) {
     add_list(commands);
     add_describe(commands);
     add_compute(commands);
+    add_compare(commands);
     add_benchmark(commands);
+    add_heatmap(commands);
     add_recommend(commands);
     add_status(commands);
     add_plugins(commands);

@@ -76,15 +76,24 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(cross, described<check, workspace, forward, cost>(
-                            {.name = "cross-attention",
-                             .category = "cross-attention",
-                             .title = "Cross-attention",
-                             .summary = "One sequence reads another: a decoder its encoder, an image its caption.",
-                             .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
-                             .time = "O(n m d)",
-                             .space = "O((n + m) d)",
-                             .caps = softmax_caps},
-                            option_table, port_table))
+ATTEND_MECHANISM(
+    cross,
+    described<check, workspace, forward, cost>(
+        {.name = "cross-attention",
+         .category = "cross-attention",
+         .title = "Cross-attention",
+         .summary = "One sequence reads another: a decoder its encoder, an image its caption.",
+         .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
+         .time = "O(n m d)",
+         .space = "O((n + m) d)",
+         .caps = softmax_caps,
+         .formula = "q from one sequence, k and v from another\n"
+                    "s_ij = scale q_i.k_j;  o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "Every query meets every key of the other sequence: time grows with the product of the two lengths, "
+                 "memory with their sum.",
+         .use = "A decoder reading its encoder, an image reading its caption, questions reading a document. For very "
+                "long contexts take hierarchical-cross-attention or perceiver-attention.",
+         .example = "attend compute cross-attention --sequence-length 64 --sequence-length-k 256 --heads 8"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

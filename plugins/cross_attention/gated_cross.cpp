@@ -248,23 +248,26 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(gated_cross, {.name = "gated-cross-attention",
-                               .category = "cross-attention",
-                               .title = "Gated cross-attention",
-                               .summary = "Adds images or other media to a frozen text model; with closed gates it "
-                                          "changes nothing.",
-                               .reference = "Alayrac et al. 2022, Flamingo, arXiv:2204.14198, section 2.2",
-                               .time_complexity = "O(n t d), t tokens of one medium",
-                               .space_complexity = "O((n + m) d)",
-                               .caps = softmax_caps,
-                               .dtypes = stored_floats,
-                               .numerics = ATTEND_OWN_DEFINITION,
-                               .revision = 1,
-                               ATTEND_OPTION_TABLE(Options, option_table),
-                               ATTEND_PORT_TABLE(port_table),
-                               .check = erased<check>,
-                               .workspace = erased<workspace>,
-                               .forward = erased<forward>,
-                               .cost = erased<cost>})
+ATTEND_MECHANISM(
+    gated_cross,
+    (described<check, workspace, forward, cost>(
+        {.name = "gated-cross-attention",
+         .category = "cross-attention",
+         .title = "Gated cross-attention",
+         .summary = "Adds images or other media to a frozen text model; with closed gates it "
+                    "changes nothing.",
+         .reference = "Alayrac et al. 2022, Flamingo, arXiv:2204.14198, section 2.2",
+         .time = "O(n t d), t tokens of one medium",
+         .space = "O((n + m) d)",
+         .caps = softmax_caps,
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "core:   residual_i + tanh(attn_gate) softmax over the media that token i may see (scale q_i.k_j) V\n"
+                    "module: x + tanh(gate_attn) attention(norm(x)), then x + tanh(gate_ff) feed_forward(x)",
+         .cost = "Each token meets the tokens of the media it may see, which with `immediate` is one: linear in the "
+                 "text. The module adds projections and a feed-forward layer.",
+         .use = "To add images or documents to a text model without retraining it: with closed gates it changes "
+                "nothing. Without gates take cross-attention.",
+         .example = "attend compute gated-cross-attention --sequence-length 64 --sequence-length-k 256 --heads 8"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -211,18 +211,27 @@ void cost(const HierarchicalOptions& options, const PlanArgs& args, attend_cost&
 
 }  // namespace
 
-ATTEND_MECHANISM(hierarchical_cross,
-                 (described<check, workspace, forward, cost>(
-                     {.name = "hierarchical-cross-attention",
-                      .category = "cross-attention",
-                      .title = "Hierarchical cross-attention",
-                      .summary = "A query reads a long document segment by segment, then weighs the segments.",
-                      .reference = "Miculicich et al. 2018, arXiv:1809.01576",
-                      .time = "O(n m d)",
-                      .space = "O((n + m) d)",
-                      .caps = softmax_caps,
-                      .dtypes = ATTEND_F32,
-                      .numerics = ATTEND_OWN_DEFINITION},
-                     option_table, port_table)))
+ATTEND_MECHANISM(
+    hierarchical_cross,
+    (described<check, workspace, forward, cost>(
+        {.name = "hierarchical-cross-attention",
+         .category = "cross-attention",
+         .title = "Hierarchical cross-attention",
+         .summary = "A query reads a long document segment by segment, then weighs the segments.",
+         .reference = "Miculicich et al. 2018, arXiv:1809.01576",
+         .time = "O(n m d)",
+         .space = "O((n + m) d)",
+         .caps = softmax_caps,
+         .dtypes = ATTEND_F32,
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "a_s = attention of q_i to the keys of segment s alone, one softmax each\n"
+                    "o_i = sum_s softmax_s(score of q_i and a_s) a_s",
+         .cost = "As cross-attention to all keys plus one small product per segment; memory grows with the lengths.",
+         .use = "Documents made of passages, where it matters which passage answers and not only which word. For a "
+                "flat context take cross-attention.",
+         .example =
+             "attend compute hierarchical-cross-attention --sequence-length 64 --sequence-length-k 4096 --heads 8 "
+             "--set segment_size=128"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

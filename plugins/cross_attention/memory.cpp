@@ -259,24 +259,29 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(memory, {.name = "memory-attention",
-                          .category = "cross-attention",
-                          .title = "Memory attention",
-                          .summary = "Finds the best of many stored slots for each query and mixes them with the local "
-                                     "context.",
-                          .reference = "Wu et al. 2022, Memorizing Transformers, arXiv:2203.08913, section 3",
-                          .time_complexity = "O(n m d + n k d), m slots, k chosen",
-                          .space_complexity = "O(n d + n k)",
-                          .caps = (softmax_caps & ~static_cast<uint64_t>(ATTEND_CAP_SCORES_OUT)) | ATTEND_CAP_CAUSAL |
-                                  ATTEND_CAP_WINDOW,
-                          .dtypes = stored_floats,
-                          .numerics = ATTEND_OWN_DEFINITION,
-                          .revision = 1,
-                          ATTEND_OPTION_TABLE(Options, option_table),
-                          ATTEND_PORT_TABLE(port_table),
-                          .check = erased<check>,
-                          .workspace = erased<workspace>,
-                          .forward = erased<forward>,
-                          .cost = erased<cost>})
+ATTEND_MECHANISM(
+    memory,
+    (described<check, workspace, forward, cost>(
+        {.name = "memory-attention",
+         .category = "cross-attention",
+         .title = "Memory attention",
+         .summary = "Finds the best of many stored slots for each query and mixes them with the local "
+                    "context.",
+         .reference = "Wu et al. 2022, Memorizing Transformers, arXiv:2203.08913, section 3",
+         .time = "O(n m d + n k d), m slots, k chosen",
+         .space = "O(n d + n k)",
+         .caps = (softmax_caps & ~static_cast<uint64_t>(ATTEND_CAP_SCORES_OUT)) | ATTEND_CAP_CAUSAL | ATTEND_CAP_WINDOW,
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula =
+             "best = the top_k slots j of the memory by s_ij = scale q_i.m_j, exact;  memory part = softmax over "
+             "them\n"
+             "o_i = g memory part + (1 - g) local attention, or one joint softmax over both",
+         .cost = "Finding the slots costs one product with every slot, as much as half of dense attention to the "
+                 "memory; what follows costs top_k per query. No table of scores is kept.",
+         .use = "To look up facts in a large store of past keys and values, or to rerank passages by their best "
+                "slots. If all slots matter a little take cross-attention.",
+         .example = "attend compute memory-attention --sequence-length 512 --heads 8 --dim 64 --set mode=joint --set "
+                    "normalize=true"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -354,23 +354,29 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(perceiver, {.name = "perceiver-attention",
-                             .category = "cross-attention",
-                             .title = "Perceiver attention",
-                             .summary = "Reads any number of inputs into a few latents, works there, and answers any "
-                                        "number of queries.",
-                             .reference = "Jaegle et al. 2021, Perceiver, arXiv:2103.03206; 2022, Perceiver IO, "
-                                          "arXiv:2107.14795",
-                             .time_complexity = "O(n l d), l latents",
-                             .space_complexity = "O((n + l) d)",
-                             .caps = softmax_caps,
-                             .numerics = ATTEND_OWN_DEFINITION,
-                             .revision = 1,
-                             ATTEND_OPTION_TABLE(Options, option_table),
-                             ATTEND_PORT_TABLE(port_table),
-                             .check = erased<check>,
-                             .workspace = erased<workspace>,
-                             .forward = erased<forward>,
-                             .cost = erased<cost>})
+ATTEND_MECHANISM(
+    perceiver,
+    (described<check, workspace, forward, cost>(
+        {.name = "perceiver-attention",
+         .category = "cross-attention",
+         .title = "Perceiver attention",
+         .summary = "Reads any number of inputs into a few latents, works there, and answers any "
+                    "number of queries.",
+         .reference = "Jaegle et al. 2021, Perceiver, arXiv:2103.03206; 2022, Perceiver IO, "
+                      "arXiv:2107.14795",
+         .time = "O(n l d), l latents",
+         .space = "O((n + l) d)",
+         .caps = softmax_caps,
+         .dtypes = ATTEND_F32,
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "latents L read the input: L' = softmax(scale L K^T) V;  self layers work on L'\n"
+                    "queries read the latents: o = softmax(scale q L'^T) L'",
+         .cost = "Linear in the input and in the queries, times the number of latents; the self layers cost latents "
+                 "squared and nothing of the input.",
+         .use = "Very long or mixed inputs (pixels, audio, events) that some hundred latents can hold. If exact "
+                "access to every input token matters take cross-attention.",
+         .example = "attend compute perceiver-attention --sequence-length 64 --sequence-length-k 4096 --heads 8 --set "
+                    "num_latents=128"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

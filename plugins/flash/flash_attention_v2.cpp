@@ -165,15 +165,25 @@ void cost(const Options&, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(flash_attention_v2, described<check, workspace, forward, cost>(
-                                         {.name = "flash-attention-v2",
-                                          .category = "flash",
-                                          .title = "FlashAttention-2",
-                                          .summary = "Exact attention in tiles: the scores are never stored, so memory "
-                                                     "grows with the length, not with its square.",
-                                          .reference = "Dao 2023, FlashAttention-2, arXiv:2307.08691",
-                                          .time = "O(n^2 d)",
-                                          .space = "O(n d)"},
-                                         option_table, port_table))
+ATTEND_MECHANISM(
+    flash_attention_v2,
+    described<check, workspace, forward, cost>(
+        {.name = "flash-attention-v2",
+         .category = "flash",
+         .title = "FlashAttention-2",
+         .summary = "Exact attention in tiles: the scores are never stored, so memory "
+                    "grows with the length, not with its square.",
+         .reference = "Dao 2023, FlashAttention-2, arXiv:2307.08691",
+         .time = "O(n^2 d)",
+         .space = "O(n d)",
+         .formula = "s_ij = scale q_i.k_j (capped, biased, masked) over visible keys j, tile by tile with a running "
+                    "maximum and sum\n"
+                    "o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "Every query meets every key; scores live in a tile of the cache only, so memory grows with the "
+                 "lengths. bf16 inputs use the processor's dot products where it has them.",
+         .use = "Exact attention on ready-made heads of any length that dense cost allows: the fastest exact choice, "
+                "and the reference for the approximate ones. For learned projections take standard-mha.",
+         .example = "attend compute flash-attention-v2 --sequence-length 1024 --heads 8 --causal"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

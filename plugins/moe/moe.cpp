@@ -207,25 +207,27 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 }  // namespace
 
 ATTEND_MECHANISM(
-    moe,
-    {.name = "moe-attention",
-     .category = "moe",
-     .title = "Mixture-of-experts attention",
-     .summary =
-         "A router sends each token to a few experts; every expert owns its projections and attends among its tokens.",
-     .reference = "Zhang et al. 2022, Mixture of Attention Heads, arXiv:2210.05144",
-     .time_complexity = "O(k^2 n^2 d / E)",
-     .space_complexity = "O(n d)",
-     .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA |
-             ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW | ATTEND_CAP_SOFTCAP | ATTEND_CAP_DROPOUT | ATTEND_CAP_DETERMINISTIC |
-             ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS | ATTEND_CAP_ROUTED | ATTEND_CAP_NEEDS_WEIGHTS,
-     .numerics = ATTEND_OWN_DEFINITION,
-     .revision = 1,
-     ATTEND_OPTION_TABLE(Options, option_table),
-     ATTEND_PORT_TABLE(port_table),
-     .check = erased<check>,
-     .workspace = erased<workspace>,
-     .forward = erased<forward>,
-     .cost = erased<cost>})
+    moe, (described<check, workspace, forward, cost>(
+             {.name = "moe-attention",
+              .category = "moe",
+              .title = "Mixture-of-experts attention",
+              .summary = "A router sends each token to a few experts; every expert owns its projections and attends "
+                         "among its tokens.",
+              .reference = "Zhang et al. 2022, Mixture of Attention Heads, arXiv:2210.05144",
+              .time = "O(k^2 n^2 d / E)",
+              .space = "O(n d)",
+              .caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA | ATTEND_CAP_MQA |
+                      ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW | ATTEND_CAP_SOFTCAP | ATTEND_CAP_DROPOUT |
+                      ATTEND_CAP_DETERMINISTIC | ATTEND_CAP_STRIDED_IO | ATTEND_CAP_DV_DIFFERS | ATTEND_CAP_ROUTED |
+                      ATTEND_CAP_NEEDS_WEIGHTS,
+              .numerics = ATTEND_OWN_DEFINITION,
+              .formula = "r_t = softmax(router x_t);  token t goes to its k best experts e\n"
+                         "y_t = sum_e gate_te attention_e(x_t among the tokens of expert e)",
+              .cost = "Each expert attends among its own tokens only: with E experts and k choices the quadratic part "
+                      "falls to k^2 / E of dense attention, while the weights grow with E.",
+              .use = "To give a model more parameters at little cost per token, with trained routers. A single dense "
+                     "layer is standard-mha.",
+              .example = "attend compute moe-attention --sequence-length 256 --heads 8 --dim 32"},
+             option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -133,16 +133,24 @@ void cost(const Options&, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(alibi_mha, described<check, workspace, forward, cost>(
-                                {.name = name,
-                                 .category = "multi-head",
-                                 .title = "Attention with linear biases (ALiBi)",
-                                 .summary = "Scores lose a little with every token of distance, so a model reads texts "
-                                            "longer than those it learned from.",
-                                 .reference = "Press, Smith, Lewis 2022, Train Short, Test Long, arXiv:2108.12409",
-                                 .time = "O(n^2 d)",
-                                 .space = "O(n d)",
-                                 .numerics = ATTEND_OWN_DEFINITION},
-                                option_table, port_table))
+ATTEND_MECHANISM(
+    alibi_mha,
+    described<check, workspace, forward, cost>(
+        {.name = name,
+         .category = "multi-head",
+         .title = "Attention with linear biases (ALiBi)",
+         .summary = "Scores lose a little with every token of distance, so a model reads texts "
+                    "longer than those it learned from.",
+         .reference = "Press, Smith, Lewis 2022, Train Short, Test Long, arXiv:2108.12409",
+         .time = "O(n^2 d)",
+         .space = "O(n d)",
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "s_ij = scale q_i.k_j - slope_h |p_i - j|, slope_h falls geometrically over the heads\n"
+                    "o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "As dense attention; the penalty is computed from the distance inside the tile, nothing is stored.",
+         .use = "For models trained with ALiBi (BLOOM, MPT), and when a model should read longer texts than it was "
+                "trained on without learned positions. If positions come from rotation take rotary-mha.",
+         .example = "attend compute alibi-mha --sequence-length 256 --heads 8 --set max_bias=4"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

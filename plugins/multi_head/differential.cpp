@@ -270,17 +270,25 @@ void cost(const Options&, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(differential,
-                 (described<check, workspace, forward, cost>(
-                     {.name = "differential-attention",
-                      .category = "multi-head",
-                      .title = "Differential attention",
-                      .summary = "Two softmax maps share the values and are subtracted: noise that both have cancels.",
-                      .reference = "Ye et al. 2024, Differential Transformer, arXiv:2410.05258",
-                      .time = "O(n^2 d)",
-                      .space = "O(n d)",
-                      .caps = (softmax_caps & ~uint64_t{ATTEND_CAP_SCORES_OUT}) | position_caps,
-                      .numerics = ATTEND_OWN_DEFINITION},
-                     option_table, port_table)))
+ATTEND_MECHANISM(
+    differential,
+    (described<check, workspace, forward, cost>(
+        {.name = "differential-attention",
+         .category = "multi-head",
+         .title = "Differential attention",
+         .summary = "Two softmax maps share the values and are subtracted: noise that both have cancels.",
+         .reference = "Ye et al. 2024, Differential Transformer, arXiv:2410.05258",
+         .time = "O(n^2 d)",
+         .space = "O(n d)",
+         .caps = (softmax_caps & ~uint64_t{ATTEND_CAP_SCORES_OUT}) | position_caps,
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "p1 = softmax(scale q1.k1), p2 = softmax(scale q2.k2), both over the same visible keys\n"
+                    "o_i = (p1 - lambda p2) V;  variant v1: normalised per head, times 1 - lambda_init",
+         .cost = "Two score products and one value product for both maps: about one and a half times dense attention, "
+                 "in one sweep; memory grows with the lengths.",
+         .use = "For models trained as differential transformers, whose answers depend on few relevant tokens among "
+                "many. It needs weights trained for it; on an ordinary model's heads take standard-mha.",
+         .example = "attend compute differential-attention --sequence-length 256 --heads 8 --set depth=3"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

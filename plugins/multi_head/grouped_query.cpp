@@ -58,7 +58,15 @@ ATTEND_MECHANISM(
              "Several query heads share one key and value head: a smaller cache at nearly the quality of full heads.",
          .reference = "Ainslie et al. 2023, GQA, arXiv:2305.13245",
          .time = "O(n^2 d)",
-         .space = "O(n d)"},
+         .space = "O(n d)",
+         .formula = "query head h reads key and value head floor(h kv_heads / heads)\n"
+                    "s_ij = scale q_i.k_j;  o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "Time as dense attention; keys and values (and with them the cache) are smaller by heads / kv_heads. "
+                 "Key heads are never repeated in memory.",
+         .use = "For models trained with grouped heads (Llama 2 70B and later, Mistral), where decoding is bound by "
+                "reading the cache. With one key head take multi-query-attention, with as many as query heads it "
+                "equals standard-mha.",
+         .example = "attend compute grouped-query-attention --sequence-length 256 --heads 8 --kv-heads 2 --causal"},
         option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -89,7 +89,14 @@ ATTEND_MECHANISM(
          .reference = "Shazeer 2019, Fast Transformer Decoding, arXiv:1911.02150",
          .time = "O(n^2 d)",
          .space = "O(n d)",
-         .caps = (softmax_caps | position_caps) & ~ATTEND_CAP_GQA},
+         .caps = (softmax_caps | position_caps) & ~ATTEND_CAP_GQA,
+         .formula = "all query heads read one key head and one value head\n"
+                    "s_ij = scale q_i.k_j;  o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "Time as dense attention; the cache is smaller by the number of heads, and a decoding step reads it "
+                 "once for all heads.",
+         .use = "For models trained with one key head (PaLM, Falcon 7B), when decoding speed or cache size matters "
+                "most. grouped-query-attention keeps more quality for a larger cache.",
+         .example = "attend compute multi-query-attention --sequence-length 256 --heads 8 --kv-heads 1"},
         option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -201,7 +201,19 @@ ATTEND_MECHANISM(
          .reference = "Su et al. 2021, RoFormer, arXiv:2104.09864",
          .time = "O(n^2 d)",
          .space = "O(n d)",
-         .numerics = ATTEND_OWN_DEFINITION},
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula =
+             "q'_i = R(position of i) q_i,  k'_j = R(position of j) k_j: pairs of features turn by position / "
+             "base^(2t/rotary_dim)\n"
+             "s_ij = scale q'_i.k'_j depends on positions by their difference alone;  o_i = sum_j softmax_j(s_ij) "
+             "v_j",
+         .cost = "As dense attention; turning costs one pass over queries and keys and is done when a tile is loaded. "
+                 "A table of sines and cosines per position is made once per plan.",
+         .use = "For models trained with rotary positions (Llama, GPT-NeoX, Mistral). The scaling options stretch "
+                "such a model beyond its training length. For a model trained without positions take standard-mha, "
+                "for linear penalties alibi-mha.",
+         .example = "attend compute rotary-mha --sequence-length 256 --heads 8 --causal --set scaling=linear --set "
+                    "scaling_factor=4"},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

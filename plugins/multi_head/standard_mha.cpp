@@ -136,15 +136,27 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(standard_mha, described<check, workspace, forward, cost>(
-                                   {.name = "standard-mha",
-                                    .category = "multi-head",
-                                    .title = "Multi-head attention",
-                                    .summary = "Every query reads every key, in several heads side by side; the "
-                                               "reference that the others are compared with.",
-                                    .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762",
-                                    .time = "O(n^2 d)",
-                                    .space = "O(n d)"},
-                                   option_table, port_table))
+ATTEND_MECHANISM(
+    standard_mha,
+    described<check, workspace, forward, cost>(
+        {.name = "standard-mha",
+         .category = "multi-head",
+         .title = "Multi-head attention",
+         .summary = "Every query reads every key, in several heads side by side; the "
+                    "reference that the others are compared with.",
+         .reference = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762",
+         .time = "O(n^2 d)",
+         .space = "O(n d)",
+         .formula = "q = query wq^T + bq, k = key wk^T + bk, v = value wv^T + bv, split into heads\n"
+                    "s_ij = scale q_i.k_j over visible keys j;  o_i = sum_j softmax_j(s_ij) v_j\n"
+                    "output = heads side by side, times wo^T + bo",
+         .cost = "Every query meets every key, so time grows with the product of the two lengths; the scores are "
+                 "never stored, so memory grows with the lengths alone. The projections add four products of the "
+                 "width squared per token.",
+         .use = "The safe default for up to some thousand tokens, and what a trained transformer layer expects. Take "
+                "flash-attention-v2 for ready-made heads, grouped-query-attention for a smaller cache, a sparse or "
+                "linear mechanism for much longer texts.",
+         .example = "attend compute standard-mha --sequence-length 256 --heads 8 --set add_zero_attn=true"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -127,7 +127,14 @@ ATTEND_MECHANISM(
          .reference = "Devlin et al. 2019, BERT, arXiv:1810.04805",
          .time = "O(n^2 d)",
          .space = "O(n d)",
-         .caps = softmax_caps | ATTEND_CAP_WINDOW | ATTEND_CAP_DECODE},
+         .caps = softmax_caps | ATTEND_CAP_WINDOW | ATTEND_CAP_DECODE,
+         .formula = "visible keys: all of the own text (segment_ids), padding excepted\n"
+                    "s_ij = scale q_i.k_j;  o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "As dense attention over each text: packed texts cost the sum of their squared lengths, padding "
+                 "costs nothing.",
+         .use = "Encoders that read a text as a whole (BERT), also several short texts packed into one row. For "
+                "generation take causal-self-attention.",
+         .example = "attend compute bidirectional-self-attention --sequence-length 256 --heads 8"},
         option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

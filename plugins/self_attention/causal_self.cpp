@@ -132,15 +132,24 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(causal_self,
-                 described<check, workspace, forward, cost>(
-                     {.name = "causal-self-attention",
-                      .category = "self-attention",
-                      .title = "Causal self-attention",
-                      .summary = "A token sees itself and what came before it, as language models generate text.",
-                      .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
-                      .time = "O(n^2 d / 2)",
-                      .space = "O(n d)"},
-                     option_table, port_table))
+ATTEND_MECHANISM(
+    causal_self,
+    described<check, workspace, forward, cost>(
+        {.name = "causal-self-attention",
+         .category = "self-attention",
+         .title = "Causal self-attention",
+         .summary = "A token sees itself and what came before it, as language models generate text.",
+         .reference = "Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3",
+         .time = "O(n^2 d / 2)",
+         .space = "O(n d)",
+         .formula = "visible keys: j <= p_i, or j < prefix_length\n"
+                    "s_ij = scale q_i.k_j;  o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "Half of dense attention: tiles above the diagonal are skipped. A call with past keys costs only the "
+                 "new rows.",
+         .use = "Generating text, or any model that must not see the future; with past_key and past_value it "
+                "continues an earlier call, with prefix_length the prompt sees itself whole. For encoders take "
+                "bidirectional-self-attention.",
+         .example = "attend compute causal-self-attention --sequence-length 256 --heads 8 --set prefix_length=32"},
+        option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

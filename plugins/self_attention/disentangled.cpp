@@ -330,16 +330,26 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 }  // namespace
 
-ATTEND_MECHANISM(disentangled,
-                 (described<check, workspace, forward, cost>(
-                     {.name = "disentangled-attention",
-                      .category = "self-attention",
-                      .title = "Disentangled attention",
-                      .summary = "Content and relative position have separate vectors that meet crosswise (DeBERTa).",
-                      .reference = "He et al. 2021, DeBERTa, arXiv:2006.03654",
-                      .time = "O(n^2 d)",
-                      .space = "O(n d)",
-                      .numerics = ATTEND_OWN_DEFINITION},
-                     option_table, port_table)))
+ATTEND_MECHANISM(
+    disentangled,
+    (described<check, workspace, forward, cost>(
+        {.name = "disentangled-attention",
+         .category = "self-attention",
+         .title = "Disentangled attention",
+         .summary = "Content and relative position have separate vectors that meet crosswise (DeBERTa).",
+         .reference = "He et al. 2021, DeBERTa, arXiv:2006.03654",
+         .time = "O(n^2 d)",
+         .space = "O(n d)",
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "s_ij = scale (q_i.k_j + q_i.kr[bucket(i - j)] + k_j.qr[bucket(j - i)]), scale = 1/sqrt(3 D) with "
+                    "all three terms\n"
+                    "o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "Up to three score products instead of one; the position terms are products with the table's rows "
+                 "that a tile reaches, never a matrix of pairs.",
+         .use = "For DeBERTa models. It is about twice as slow as bidirectional-self-attention, so take it only with "
+                "weights that were trained for it.",
+         .example = "attend compute disentangled-attention --sequence-length 256 --heads 8 --set position_buckets=32 "
+                    "--set max_relative_positions=128"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -310,7 +310,16 @@ ATTEND_MECHANISM(
                       "2019, arXiv:1901.02860",
          .time = "O(n^2 d)",
          .space = "O(n d)",
-         .numerics = ATTEND_OWN_DEFINITION},
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "shaw: s_ij = scale q_i.(k_j + rel_k[d]), values likewise;  t5: s_ij = scale q_i.k_j + "
+                    "table[bucket(d)]\n"
+                    "xl:   s_ij = scale ((q_i + u).k_j + (q_i + v).r_d), r_d from sinusoids;  d = j - p_i, clipped",
+         .cost = "As dense attention plus the position term: t5 looks up a number, shaw adds a product with the "
+                 "table's few rows, xl a second product as large as the first. No table of pairs is built.",
+         .use = "For models trained with one of the three schemes (T5, Transformer-XL, Music Transformer). For new "
+                "models rotary-mha and alibi-mha are cheaper.",
+         .example = "attend compute relative-position-attention --sequence-length 256 --heads 8 --set mode=t5 --set "
+                    "max_distance=64 --causal"},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -156,22 +156,26 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
 
 ATTEND_MECHANISM(
     synthesizer,
-    {.name = "synthesizer-attention",
-     .category = "self-attention",
-     .title = "Synthesizer attention",
-     .summary = "Weights made from each query alone, or learned as tables, without comparing queries and keys.",
-     .reference = "Tay et al. 2021, Synthesizer, arXiv:2005.00743",
-     .time_complexity = "O(n^2 d)",
-     .space_complexity = "O(n d)",
-     .caps = softmax_caps | position_caps,
-     .dtypes = stored_floats,
-     .numerics = ATTEND_OWN_DEFINITION,
-     .revision = 1,
-     ATTEND_OPTION_TABLE(Options, option_table),
-     ATTEND_PORT_TABLE(port_table),
-     .check = erased<check>,
-     .workspace = erased<workspace>,
-     .forward = erased<forward>,
-     .cost = erased<cost>})
+    (described<check, workspace, forward, cost>(
+        {.name = "synthesizer-attention",
+         .category = "self-attention",
+         .title = "Synthesizer attention",
+         .summary = "Weights made from each query alone, or learned as tables, without comparing queries and keys.",
+         .reference = "Tay et al. 2021, Synthesizer, arXiv:2005.00743",
+         .time = "O(n^2 d)",
+         .space = "O(n d)",
+         .caps = softmax_caps | position_caps,
+         .numerics = ATTEND_OWN_DEFINITION,
+         .formula = "s_ij = sum over components: dense (a small network of q_i gives a score per position), random (a "
+                    "learned table),\n"
+                    "       factorised forms of both, dot (scale q_i.k_j)\n"
+                    "o_i = sum_j softmax_j(s_ij) v_j",
+         .cost = "As dense attention for the values; scores cost a product with learned vectors or one look-up "
+                 "instead of query times key.",
+         .use = "To study whether comparing tokens is needed at all, and for models trained this way on fixed "
+                "lengths: tables end at max_length. For everything else take standard-mha.",
+         .example = "attend compute synthesizer-attention --sequence-length 512 --heads 8 --dim 64 --set "
+                    "components=dense,dot --causal"},
+        option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

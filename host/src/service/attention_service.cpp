@@ -484,6 +484,23 @@ Result<Recommendation> AttentionService::recommend(const RequestFacts& facts) {
         .recommend(*variables);
 }
 
+Result<void> AttentionService::visit_pattern(const std::string& mechanism, const CallSizes& sizes,
+                                             const NamedValues& options, const PatternRows& rows,
+                                             const PatternVisitor& visit) const {
+    Result<MechanismPtr> found = state_->registry.snapshot()->get(mechanism, "pattern");
+    if (!found) return found.error();
+    if (rows.head < 0 || rows.head >= sizes.heads || rows.first < 0 || rows.count < 0 || rows.at_once < 0 ||
+        rows.first + rows.count > sizes.q_len)
+        return Error{ErrorCode::shape,
+                     "pattern: rows " + std::to_string(rows.first) + " to " + std::to_string(rows.first + rows.count) +
+                         " of head " + std::to_string(rows.head) + "; accepted: rows up to " +
+                         std::to_string(sizes.q_len) + " of heads below " + std::to_string(sizes.heads),
+                     ""};
+    const SizeRequest request{sizes.batch,  sizes.heads,    sizes.kv_heads, sizes.q_len,
+                              sizes.kv_len, sizes.head_dim, sizes.head_dim};
+    return attend::visit_pattern(*found, request, options, rows, visit);
+}
+
 std::shared_ptr<const RegistrySnapshot> AttentionService::registry() const { return state_->registry.snapshot(); }
 const std::vector<PluginReport>& AttentionService::plugin_reports() const { return state_->loader->reports(); }
 const std::vector<SearchedDir>& AttentionService::searched_dirs() const { return state_->loader->searched(); }

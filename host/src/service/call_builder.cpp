@@ -46,7 +46,7 @@ public:
         return plan_;
     }
 
-    Result<Estimate> estimate(const SizeRequest& sizes, std::uint32_t max_workers) {
+    Result<void> describe_sizes(const SizeRequest& sizes, std::uint32_t max_workers) {
         if (auto done = complete(nullptr); !done) return done.error();
         for (const auto& [name, value] :
              std::initializer_list<std::pair<const char*, std::int64_t>>{{"B", sizes.batch},
@@ -57,7 +57,38 @@ public:
                                                                          {"D", sizes.head_dim},
                                                                          {"Dv", sizes.value_dim}})
             scope_.symbols[name] = static_cast<double>(value);
-        if (auto done = describe(max_workers); !done) return done.error();
+        return describe(max_workers);
+    }
+
+    Result<void> visit_pattern(const SizeRequest& sizes, const PatternRows& rows, const PatternVisitor& visit) {
+        if (auto done = describe_sizes(sizes, 1); !done) return done.error();
+        const attend_mechanism& functions = *mechanism_->functions;
+        const auto* pattern = functions.get_extension == nullptr
+                                  ? nullptr
+                                  : static_cast<const attend_pattern_extension*>(
+                                        functions.get_extension(mechanism_->lib, ATTEND_EXT_PATTERN));
+        if (pattern == nullptr)
+            return Error{ErrorCode::unsupported,
+                         mechanism_->name +
+                             ": has no key pattern to show; accepted: a mechanism that chooses its keys by position",
+                         "those of category sparse do"};
+        std::array<char, 512> text{};
+        attend_error error{sizeof error, text.size(), ATTEND_OK, 0, text.data(), nullptr};
+        std::vector<attend_value> values = abi_values();
+        plan_->desc.options = {values.data(), static_cast<std::uint32_t>(values.size()), sizeof(attend_value)};
+        const attend_status status = pattern->visit(
+            mechanism_->lib, &plan_->desc, rows.head, rows.first, rows.count, rows.at_once,
+            [](void* visitor, int64_t first, int64_t count, const attend_pattern_keys* keys) noexcept {
+                (*static_cast<const PatternVisitor*>(visitor))(
+                    {first, count, keys->begin, keys->end, keys->step, (keys->flags & ATTEND_PATTERN_PARTIAL) != 0});
+            },
+            const_cast<PatternVisitor*>(&visit), &error);
+        if (status != ATTEND_OK) return plugin_error(*mechanism_, status, text.data());
+        return {};
+    }
+
+    Result<Estimate> estimate(const SizeRequest& sizes, std::uint32_t max_workers) {
+        if (auto done = describe_sizes(sizes, max_workers); !done) return done.error();
         if (sizes.lse) plan_->desc.flags |= ATTEND_PLAN_NEED_LSE;
         if (sizes.scores) plan_->desc.flags |= ATTEND_PLAN_NEED_SCORES;
         // A request says that it has a mask, not of which kind, so the general one is assumed: per pair, for all heads alike.
@@ -549,6 +580,13 @@ Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest&
     CallRequest request;
     request.options = options;
     return CallBuilder(mechanism, request).estimate(sizes, max_workers);
+}
+
+Result<void> visit_pattern(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options,
+                           const PatternRows& rows, const PatternVisitor& visit) {
+    CallRequest request;
+    request.options = options;
+    return CallBuilder(mechanism, request).visit_pattern(sizes, rows, visit);
 }
 
 Json options_in_force(const MechanismRecord& mechanism, const std::vector<OptionValue>& values) {

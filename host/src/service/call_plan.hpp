@@ -112,6 +112,10 @@ struct Estimate {
 Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options,
                                std::uint32_t max_workers);
 
+// What AttentionService::visit_pattern says, for a call of these sizes.
+Result<void> visit_pattern(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options,
+                           const PatternRows& rows, const PatternVisitor& visit);
+
 // Runs the plan on tensors of the shapes it was built for.
 Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers);
 
