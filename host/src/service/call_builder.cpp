@@ -305,7 +305,7 @@ private:
             const ShapeAlternative* wanted = chosen(port);
             const bool asked = port.role == ATTEND_LSE      ? want_lse_
                                : port.role == ATTEND_SCORES ? request_.scores
-                                                            : true;
+                                                            : (port.flags & ATTEND_OPTIONAL) == 0 || want_lse_;
             if (!asked || wanted == nullptr) continue;
             BoundOutput bound;
             bound.port = &port;
