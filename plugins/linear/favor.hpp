@@ -214,14 +214,4 @@ inline double token_flops(const FavorOptions& options, const PlanArgs& args) {
 
 }  // namespace favor
 
-// Features, sums over keys and reads by queries: each token meets F (Dv + 1) numbers of the state once.
-inline void linear_cost(const attend_plan_desc& desc, double features, double token_flops, attend_cost& cost) {
-    const auto b = static_cast<double>(desc.batch), d = static_cast<double>(desc.head_dim),
-               dv = static_cast<double>(desc.value_dim);
-    const double queries = b * static_cast<double>(desc.num_q_heads) * static_cast<double>(desc.q_len);
-    const double keys = b * static_cast<double>(desc.num_kv_heads) * static_cast<double>(desc.kv_len);
-    cost.flops = (queries + keys) * (token_flops + 2.0 * features * (dv + 1.0));
-    cost.bytes = 4.0 * (queries + keys) * (d + dv);
-}
-
 }  // namespace attend::ATTEND_ISA

@@ -38,6 +38,10 @@ constexpr OptionRow window_size() {
     return common::resolved(ATTEND_TYPE_INT, "window_size", "0", {0, any.max},
                             "not offered: a window does not factorise");
 }
+constexpr OptionRow scale() {
+    return common::resolved(ATTEND_TYPE_FLOAT, "scale", nullptr, {-no_limit, no_limit},
+                            "not offered: no factor comes before features");
+}
 constexpr OptionRow window_left() {
     return common::resolved(ATTEND_TYPE_INT, "window_left", "-1", any, "not offered, as window_size");
 }
@@ -85,6 +89,15 @@ inline attend_status refuse_pairwise(const PlanArgs& args, attend_error* error) 
         return text.fail(error, ATTEND_UNSUPPORTED, name);
     }
     return ATTEND_OK;
+}
+
+// For mechanisms without a factor before their features; 0 says the same as leaving it out.
+inline attend_status refuse_scale(const PlanArgs& args, const char* why, attend_error* error) {
+    const attend_value* value = attend_find_option(args.values, "scale");
+    if (value == nullptr || value->type == 0 || value->u.f == 0.0) return ATTEND_OK;
+    char text[200];
+    ::snprintf(text, sizeof text, "there is no such factor here: %s; accepted: none", why);
+    return refuse_value(error, ATTEND_UNSUPPORTED, "scale", value->u.f, text);
 }
 
 // A state of F x Dv numbers must be addressable. `where` is the option that decides F.
@@ -159,5 +172,15 @@ private:
     }
     OwnTensor query_, key_, value_, projection_;
 };
+
+// Features, sums over keys and reads by queries: each token meets F (Dv + 1) numbers of the state once.
+inline void linear_cost(const attend_plan_desc& desc, double features, double token_flops, attend_cost& cost) {
+    const auto b = static_cast<double>(desc.batch), d = static_cast<double>(desc.head_dim),
+               dv = static_cast<double>(desc.value_dim);
+    const double queries = b * static_cast<double>(desc.num_q_heads) * static_cast<double>(desc.q_len);
+    const double keys = b * static_cast<double>(desc.num_kv_heads) * static_cast<double>(desc.kv_len);
+    cost.flops = (queries + keys) * (token_flops + 2.0 * features * (dv + 1.0));
+    cost.bytes = 4.0 * (queries + keys) * (d + dv);
+}
 
 }  // namespace attend::ATTEND_ISA
