@@ -109,6 +109,7 @@ private:
     }
     // Whether the variant can do with the shape: prefixes need so many keys, tables hold so many positions.
     bool fits() const {
+        if (spec_.fits && !spec_.fits(call_.options, shape_.q_len, shape_.kv_len)) return false;
         const Json* components = find(call_.options, "components");
         const std::string listed = components != nullptr ? attend::write_json(*components) : "";
         if (listed.find("\"random\"") != std::string::npos || listed.find("factorized-random") != std::string::npos)

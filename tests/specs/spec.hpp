@@ -75,6 +75,8 @@ struct Spec {
     std::function<void(ForwardInputs& inputs, const NamedValues& options, Numbers& numbers)> more{};
     std::int64_t maps{1};  // query and key have so many times the heads of output and value
     std::function<bool(const NamedValues& options)> has_lse{};  // empty: whenever the capability says so
+    // Whether options may meet so many queries and keys; empty: always.
+    std::function<bool(const NamedValues& options, std::int64_t nq, std::int64_t nk)> fits{};
 };
 
 // Registers at start-up; the property suite looks specs up by name and fails for a mechanism without one.
