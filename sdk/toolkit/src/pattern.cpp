@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Key patterns: hooks of the tile engine, the answer of attend.pattern/1, pairs, and random subsets.
+// Key patterns: hooks of the tile engine, the answer of attend.pattern/1, pairs.
 #include "attend/toolkit/tile/keys/pattern.hpp"
 
-#include "attend/toolkit/core/rng.hpp"
 #include "attend/toolkit/simd/isa.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -91,36 +90,6 @@ struct Steps {
     }
 };
 
-void sort_ascending(int32_t* values, int64_t count, int64_t bound, int32_t* memory) {
-    if (count <= 48) {
-        for (int64_t at = 1; at < count; ++at) {
-            const int32_t value = values[at];
-            int64_t place = at;
-            for (; place > 0 && values[place - 1] > value; --place) values[place] = values[place - 1];
-            values[place] = value;
-        }
-        return;
-    }
-    int32_t* from = values;
-    int32_t* to = memory;
-    for (int shift = 0; shift < 32 && (bound - 1) >> shift != 0; shift += 8) {
-        int64_t places[256] = {};
-        for (int64_t at = 0; at < count; ++at) ++places[(from[at] >> shift) & 255];
-        int64_t sum = 0;
-        for (int64_t& place : places) {
-            const int64_t own = place;
-            place = sum;
-            sum += own;
-        }
-        for (int64_t at = 0; at < count; ++at) to[places[(from[at] >> shift) & 255]++] = from[at];
-        int32_t* const other = from;
-        from = to;
-        to = other;
-    }
-    if (from != values)
-        for (int64_t at = 0; at < count; ++at) values[at] = from[at];
-}
-
 }  // namespace
 }  // namespace attend::ATTEND_ISA
 
@@ -205,41 +174,4 @@ extern "C" double ATTEND_KERNEL(attend_pattern_pairs)(const attend_pattern* patt
         row += count;
     }
     return pairs;
-}
-
-// Fisher and Yates, as far as k: x_d changes places with x_(d + bounded(n - d)). Entries that are not where they began
-// are kept in a hash table.
-extern "C" int64_t ATTEND_KERNEL(attend_pattern_subset)(uint64_t seed, uint32_t aux, uint32_t r, uint32_t h, int64_t n,
-                                                        int64_t k, int32_t* out, int32_t* memory) {
-    if (n <= 0 || k <= 0) return 0;
-    if (k >= n) {
-        for (int64_t at = 0; at < n; ++at) out[at] = static_cast<int32_t>(at);
-        return n;
-    }
-    uint64_t size = 4;
-    while (size < static_cast<uint64_t>(2 * k)) size *= 2;
-    int32_t* const places = memory;
-    int32_t* const values = memory + size;
-    for (uint64_t at = 0; at < size; ++at) places[at] = -1;
-    const auto slot_of = [&](int32_t place) {
-        uint64_t at = (static_cast<uint32_t>(place) * 2654435769u) & (size - 1);
-        while (places[at] != -1 && places[at] != place) at = (at + 1) & (size - 1);
-        return at;
-    };
-    RandomWords words{};
-    for (int64_t d = 0; d < k; ++d) {
-        if (d % 4 == 0)
-            words = philox(seed, static_cast<uint32_t>(d / 4), r, h, counter_tail(RandomDomain::pattern, aux));
-        const auto from = static_cast<int32_t>(d);
-        const int32_t other = from + static_cast<int32_t>(bounded(words.word[d % 4], static_cast<uint32_t>(n - d)));
-        // Places below d are not looked at again, so only the other one is written.
-        const uint64_t own = slot_of(from);
-        const int32_t value = places[own] == from ? values[own] : from;
-        const uint64_t there = slot_of(other);
-        out[d] = places[there] == other ? values[there] : other;
-        places[there] = other;
-        values[there] = value;
-    }
-    sort_ascending(out, k, n, memory);
-    return k;
 }

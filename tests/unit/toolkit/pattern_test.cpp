@@ -13,9 +13,7 @@
     extern "C" int64_t attend_pattern_query_tile_##entry(int64_t, int64_t);                                         \
     extern "C" void attend_pattern_visit_##entry(const attend_pattern*, const attend_pattern_rows*,                 \
                                                  attend_pattern_visit_fn, void*);                                   \
-    extern "C" double attend_pattern_pairs_##entry(const attend_pattern*, const attend_pattern_rows*);              \
-    extern "C" int64_t attend_pattern_subset_##entry(uint64_t, uint32_t, uint32_t, uint32_t, int64_t, int64_t,      \
-                                                     int32_t*, int32_t*);
+    extern "C" double attend_pattern_pairs_##entry(const attend_pattern*, const attend_pattern_rows*);
 ATTEND_TEST_ENTRIES(ATTEND_TEST_DECLARE_PATTERN)
 
 namespace attend::test {
@@ -29,7 +27,6 @@ struct PatternEntry {
     int64_t (*query_tile)(int64_t, int64_t);
     void (*visit)(const attend_pattern*, const attend_pattern_rows*, attend_pattern_visit_fn, void*);
     double (*pairs)(const attend_pattern*, const attend_pattern_rows*);
-    int64_t (*subset)(uint64_t, uint32_t, uint32_t, uint32_t, int64_t, int64_t, int32_t*, int32_t*);
 };
 #define ATTEND_TEST_PATTERN_ENTRY(entry)            \
     PatternEntry{#entry,                            \
@@ -38,8 +35,7 @@ struct PatternEntry {
                  attend_pattern_keep_##entry,       \
                  attend_pattern_query_tile_##entry, \
                  attend_pattern_visit_##entry,      \
-                 attend_pattern_pairs_##entry,      \
-                 attend_pattern_subset_##entry},
+                 attend_pattern_pairs_##entry},
 const PatternEntry pattern_entries[] = {ATTEND_TEST_ENTRIES(ATTEND_TEST_PATTERN_ENTRY)};
 
 int64_t floor_div(int64_t a, int64_t b) {
@@ -450,57 +446,6 @@ TEST_CASE("pattern: ranges as long as they get, steps where keys are equally far
         CHECK((answer.keys[0].begin == 1 && answer.keys[0].end == 16 && answer.keys[0].step == 7));
         CHECK((answer.keys[1].begin == 21 && answer.keys[1].end == 24 && answer.keys[1].step == 1));
         CHECK((answer.keys[2].begin == 29 && answer.keys[2].end == 44 && answer.keys[2].step == 7));
-    }
-}
-
-TEST_CASE("pattern: random subsets are those of the generator", "[toolkit]") {
-    const std::vector<std::vector<int32_t>> expected{
-        {13, 15, 17, 23}, {9, 10, 14, 15}, {13, 17, 21, 27}, {11, 19, 24, 30}};
-    const uint32_t row[] = {0, 1, 31, 0}, head[] = {0, 0, 0, 1};
-    for (const PatternEntry& entry : pattern_entries) {
-        if (!entry.runs_here) continue;
-        std::vector<int32_t> out(5000), memory(8 * 5000 + 8);
-        for (size_t at = 0; at < 4; ++at) {
-            REQUIRE(entry.subset(0, 0, row[at], head[at], 32, 4, out.data(), memory.data()) == 4);
-            CHECK(std::vector<int32_t>(out.begin(), out.begin() + 4) == expected[at]);
-        }
-        CHECK(entry.subset(5, 1, 2, 3, 4, 9, out.data(), memory.data()) == 4);
-        CHECK(out[3] == 3);
-        CHECK(entry.subset(5, 1, 2, 3, 0, 9, out.data(), memory.data()) == 0);
-        // Against the exchange written out, with all entries.
-        Random random(7);
-        for (int round = 0; round < 300; ++round) {
-            const int64_t n = random.whole(1, 3000), k = random.whole(1, n);
-            const auto r = static_cast<uint32_t>(random.whole(0, 100000)),
-                       h = static_cast<uint32_t>(random.whole(0, 9));
-            const auto seed = static_cast<uint64_t>(random.whole(0, INT64_MAX));
-            const int64_t got = entry.subset(seed, 1, r, h, n, k, out.data(), memory.data());
-            REQUIRE(got == k);
-            std::vector<int32_t> x(static_cast<size_t>(n));
-            for (size_t at = 0; at < x.size(); ++at) x[at] = static_cast<int32_t>(at);
-            if (k < n)
-                for (int64_t d = 0; d < k; ++d) {
-                    // The word by way of a subset of one: bounded(n) of a draw is x_0 of its own.
-                    uint32_t c0 = static_cast<uint32_t>(d / 4), c1 = r, c2 = h, c3 = (4u << 24) | 1u;
-                    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-                    for (int step = 0; step < 10; ++step) {
-                        const uint64_t a = uint64_t{0xD2511F53u} * c0, b = uint64_t{0xCD9E8D57u} * c2;
-                        c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-                        c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-                        c1 = static_cast<uint32_t>(b);
-                        c3 = static_cast<uint32_t>(a);
-                        k0 += 0x9E3779B9u;
-                        k1 += 0xBB67AE85u;
-                    }
-                    const uint32_t words[4] = {c0, c1, c2, c3};
-                    const auto jump =
-                        static_cast<int64_t>((uint64_t{words[d % 4]} * static_cast<uint64_t>(n - d)) >> 32);
-                    std::swap(x[static_cast<size_t>(d)], x[static_cast<size_t>(d + jump)]);
-                }
-            x.resize(static_cast<size_t>(k));
-            std::sort(x.begin(), x.end());
-            REQUIRE(std::vector<int32_t>(out.begin(), out.begin() + k) == x);
-        }
     }
 }
 

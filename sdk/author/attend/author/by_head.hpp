@@ -7,20 +7,26 @@
 
 namespace attend::ATTEND_ISA {
 
-// The problem of query head `head` alone. Hooks see head 0; dropout counts as in the whole call.
+// The problem of query head `head` alone, of at most two segments. Hooks see head 0; dropout counts as in the whole call.
 struct HeadCall {
     OwnTensor query, key, value, output, lse, scores, mask, bias;
-    attend_key_segment segment;
+    OwnTensor extra_key, extra_value;
+    attend_key_segment segments[2];
     attend_tile_problem problem;
 
     HeadCall(const TileCall& whole, const ForwardArgs& args, int64_t head) : problem(whole.problem) {
         const attend_plan_desc& desc = *args.desc;
         const int64_t kv_head = head * desc.num_kv_heads / desc.num_q_heads;
         problem.query = one(query, whole.problem.query, head);
-        segment = whole.segments[0];
-        segment.key = one(key, segment.key, kv_head);
-        segment.value = one(value, segment.value, kv_head);
-        problem.segments = &segment;
+        segments[0] = whole.segments[0];
+        segments[0].key = one(key, segments[0].key, kv_head);
+        segments[0].value = one(value, segments[0].value, kv_head);
+        if (problem.num_segments > 1) {
+            segments[1] = whole.segments[1];
+            segments[1].key = one(extra_key, segments[1].key, kv_head);
+            segments[1].value = one(extra_value, segments[1].value, kv_head);
+        }
+        problem.segments = segments;
         problem.output = one(output, problem.output, head);
         problem.lse = one(lse, problem.lse, head);
         problem.scores = one(scores, problem.scores, head);

@@ -45,7 +45,7 @@ extern "C" {
 typedef struct attend_pattern_list {
     const int32_t *items;
     int64_t count;
-    const int64_t *offsets; /* NULL: one list of `count` for all batch items; else items[offsets[b]] .. of item b, B + 1 numbers */
+    const int64_t *offsets; /* NULL: one list of `count` for all items; else item b's starts at items[offsets[b]]; B + 1 */
 } attend_pattern_list;
 
 typedef struct attend_pattern_term {
@@ -92,17 +92,12 @@ typedef struct attend_pattern_rows {
     int64_t window_left, window_right; /* of the call, -1 = unlimited: cut like the diagonal does */
 } attend_pattern_rows;
 
-/* The answer of attend.pattern/1, for item 0: keys of the rows, rows_at_once at a time. With ATTEND_PATTERN_CAUSAL cut at the
-   diagonal. One row at a time: the exact set, ranges as long as they get, steps where keys are equally far apart. */
+/* The answer of attend.pattern/1, for item 0: keys of the rows, rows_at_once at a time. With ATTEND_PATTERN_CAUSAL cut at
+   the diagonal. One row at a time: the exact set, ranges as long as they get, steps where keys are equally far apart. */
 void ATTEND_KERNEL(attend_pattern_visit)(const attend_pattern *pattern, const attend_pattern_rows *rows,
                                          attend_pattern_visit_fn visit, void *visitor);
 /* Number of pairs of these rows and the keys that they see. */
 double ATTEND_KERNEL(attend_pattern_pairs)(const attend_pattern *pattern, const attend_pattern_rows *rows);
-
-/* k of {0 .. n - 1} without replacement, ascending, by the runtime's generator: pattern words of row r and head h under
-   aux. `out` holds k numbers (n where k >= n), `memory` 8 k + 8 more. Returns how many. */
-int64_t ATTEND_KERNEL(attend_pattern_subset)(uint64_t seed, uint32_t aux, uint32_t r, uint32_t h, int64_t n, int64_t k,
-                                             int32_t *out, int32_t *memory);
 
 /* Terms by name. */
 static inline attend_pattern_term attend_pattern_term_of(uint32_t kind, int64_t left, int64_t right, int64_t width,
@@ -137,7 +132,8 @@ static inline attend_pattern_term attend_pattern_listed(const int32_t *positions
     return term;
 }
 /* The same term for the positions [row_begin, row_end) alone, and for the others. */
-static inline attend_pattern_term attend_pattern_for_rows(attend_pattern_term term, int64_t row_begin, int64_t row_end) {
+static inline attend_pattern_term attend_pattern_for_rows(attend_pattern_term term, int64_t row_begin,
+                                                          int64_t row_end) {
     term.rows = ATTEND_ROWS_RANGE;
     term.row_begin = row_begin;
     term.row_end = row_end;
