@@ -48,14 +48,15 @@ std::string targets_text(const BenchmarkReport& report) {
 
 std::string rows_text(const BenchmarkReport& report) {
     Table table({"mechanism", "shape", "precision", "back end", "threads", "median", "spread", "runs", "GFLOP/s",
-                 "peak", "GB/s", "workspace", "extra", "resident", "check error", "checked against", "error", "note"});
+                 "peak", "growth", "GB/s", "workspace", "extra", "resident", "check error", "checked against", "error",
+                 "note"});
     for (const BenchmarkRow& row : report.rows) {
         const bool timed = row.median_ms > 0;
         table.add({row.name, row.shape + (row.causal ? " causal" : ""), row.precision, row.backend,
                    std::to_string(row.threads), time_text(row), spread_text(row), std::to_string(row.runs),
                    timed && row.flops > 0 ? number_text(row.gflops) : "",
                    timed && row.peak > 0 && row.flops > 0 ? percent(row.share) : "",
-                   timed && row.gbps > 0 ? number_text(row.gbps, 3) : "",
+                   row.growth ? number_text(*row.growth, 3) : "", timed && row.gbps > 0 ? number_text(row.gbps, 3) : "",
                    bytes_text(static_cast<double>(row.workspace_bytes)),
                    bytes_text(static_cast<double>(row.extra_bytes)),
                    bytes_text(static_cast<double>(row.peak_resident_bytes)), optional_text(row.check_error),

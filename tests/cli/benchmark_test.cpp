@@ -201,3 +201,16 @@ TEST_CASE("benchmark: every row of the table of targets is complete") {
         CHECK(at(row, "dim").size() > 0);
     }
 }
+
+TEST_CASE("suite scaling says how time grows with the length") {
+    const attend::Json report = run_attend({"benchmark", "--suite", "scaling", "--mechanism", "local-attention",
+                                            "--sequence-length", "512,256", "--json"})
+                                    .json();
+    const auto& rows = report.find("rows")->as_array();
+    REQUIRE(rows.size() == 2);
+    CHECK(rows[0].find("kv_len")->as_int64() == 256);
+    CHECK(rows[0].find("growth")->is_null());
+    CHECK(rows[1].find("growth")->as_double() > 0.0);
+    CHECK(rows[1].find("growth")->as_double() ==
+          rows[1].find("median_ms")->as_double() / rows[0].find("median_ms")->as_double());
+}

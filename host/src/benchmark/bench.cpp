@@ -160,7 +160,8 @@ void Bench::fill(BenchmarkRow& row, const CallSpec& spec, const PreparedCall& ca
             std::string(dtype_name(spec.dtype)) + " tensors reach the plugin as " + dtype_name(call.input_dtype());
 }
 
-BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak, std::size_t turns) {
+BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak, std::size_t turns,
+                            std::uint64_t least_runs) {
     BenchmarkRow row = describe(spec);
     progress(spec.mechanism + " " + row.shape + (spec.causal ? " causal " : " ") + row.precision + " T" +
              std::to_string(spec.threads));
@@ -180,7 +181,7 @@ BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak, 
     double before = measure_peak(kind, isa, spec.threads, cpus_);
     while (taken.size() < std::max<std::size_t>(turns, 1)) {
         const auto begin = std::chrono::steady_clock::now();
-        const Timing timing = time_call(*call, settings_.repeat, 0.15);
+        const Timing timing = time_call(*call, least_runs > 0 ? least_runs : settings_.repeat, 0.15);
         seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         if (timing.runs == 0) {
             row.status = "failed";

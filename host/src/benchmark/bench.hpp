@@ -36,9 +36,10 @@ public:
     // Against an oracle on a small call of the same kind, or where none fits against the baseline back end.
     [[nodiscard]] Check check(const CallSpec& spec);
     // Check, then time; the result says why where there is no time. Peaks are measured before and after. Of several
-    // turns the one with the middle share counts: other work on the machine comes and goes within seconds.
+    // turns the one with the middle share counts: other work on the machine comes and goes within seconds. least_runs 0:
+    // as the settings say.
     [[nodiscard]] BenchmarkRow measure(const CallSpec& spec, std::optional<PeakKind> peak = std::nullopt,
-                                       std::size_t turns = 1);
+                                       std::size_t turns = 1, std::uint64_t least_runs = 0);
     // Relative L2 distance from exact attention, for mechanisms that approximate it.
     [[nodiscard]] std::optional<double> distance_from_exact(const CallSpec& spec);
     // Check and prepare, for suites that time on their own; the row holds the problem where the pointer is null.
@@ -61,6 +62,7 @@ private:
 Result<void> run_quick(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_comprehensive(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
+Result<void> run_scaling(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_stress(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_targets(Bench& bench, BenchmarkReport& report);
 

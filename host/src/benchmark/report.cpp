@@ -32,6 +32,7 @@ Json row_json(const BenchmarkRow& row) {
     json.set("peak_kind", row.peak_kind).set("share_of_peak", row.peak > 0 ? Json(row.share) : Json());
     json.set("bytes_moved", positive(row.bytes_moved)).set("gbps", time(row.gbps));
     json.set("workspace_bytes", row.workspace_bytes).set("peak_resident_bytes", row.peak_resident_bytes);
+    json.set("growth", row.growth ? Json(*row.growth) : Json());
     json.set("extra_bytes", row.extra_bytes).set("checked_against", row.checked_against);
     json.set("check_error", optional_number(row.check_error)).set("error_against_exact", optional_number(row.error));
     if (row.target) {

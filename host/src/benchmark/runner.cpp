@@ -139,7 +139,7 @@ bool good(const BenchmarkRow& row) {
 }  // namespace benchmark
 
 const std::vector<std::string>& benchmark_suites() {
-    static const std::vector<std::string> names{"quick", "comprehensive", "memory", "stress", "targets"};
+    static const std::vector<std::string> names{"quick", "comprehensive", "memory", "scaling", "stress", "targets"};
     return names;
 }
 
@@ -168,6 +168,7 @@ Result<BenchmarkReport> BenchmarkRunner::run() {
     Result<void> done = report.suite == "quick"           ? run_quick(bench, *mechanisms, report)
                         : report.suite == "comprehensive" ? run_comprehensive(bench, *mechanisms, report)
                         : report.suite == "memory"        ? run_memory(bench, *mechanisms, report)
+                        : report.suite == "scaling"       ? run_scaling(bench, *mechanisms, report)
                         : report.suite == "stress"        ? run_stress(bench, *mechanisms, report)
                                                           : run_targets(bench, report);
     bench.progress("");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The suites quick, comprehensive and memory.
+// The suites quick, comprehensive, memory and scaling.
 #include <algorithm>
 
 #include "benchmark/bench.hpp"
@@ -100,6 +100,52 @@ Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanism
     report.notes.emplace_back(
         "extra memory is the growth of the resident size during the first run: outputs and workspace; of materialised "
         "output and scores");
+    return {};
+}
+
+Result<void> run_scaling(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
+    const BenchmarkSettings& settings = bench.settings();
+    std::vector<std::int64_t> lengths = settings.lengths;
+    if (lengths.empty()) lengths = {2048, 4096, 8192, 16384, 32768, 65536, 131072};
+    std::sort(lengths.begin(), lengths.end());
+    // A run that would take longer than this says nothing that shorter ones do not say.
+    constexpr double longest_ms = 20e3;
+    for (const MechanismPtr& mechanism : mechanisms) {
+        const bool unasked = settings.mechanisms.empty() && settings.category.empty();
+        // Without a choice: those whose cost falls below the square, and the exact one that they stand in for.
+        if (unasked && mechanism->category != "sparse" && mechanism->category != "linear" &&
+            mechanism->name != "flash-attention-v2")
+            continue;
+        CallSpec spec = spec_of(bench, *mechanism);
+        spec.threads = all_threads(bench);
+        double last_ms = 0, growth = 0;
+        std::int64_t last_length = 0;
+        for (const std::int64_t length : lengths) {
+            spec.q_len = spec.kv_len = length;
+            const double ratio = last_length > 0 ? static_cast<double>(length) / static_cast<double>(last_length) : 1.0;
+            const double expected = last_ms * (growth > 0 && ratio == 2.0 ? growth : ratio * ratio);
+            if (expected > longest_ms) {
+                BenchmarkRow row = bench.describe(spec);
+                row.category = mechanism->category;
+                row.status = "not_run";
+                row.note = "a run would take about " + std::to_string(static_cast<std::int64_t>(expected / 1e3)) +
+                           " s, by the growth so far";
+                report.rows.push_back(std::move(row));
+                continue;
+            }
+            BenchmarkRow row = bench.measure(spec, std::nullopt, 1, expected > 2e3 ? 3 : 5);
+            if (row.median_ms > 0) {
+                if (ratio == 2.0 && last_ms > 0) row.growth = growth = row.median_ms / last_ms;
+                last_ms = row.median_ms;
+                last_length = length;
+            }
+            report.rows.push_back(std::move(row));
+        }
+    }
+    report.notes.emplace_back(
+        "growth is the time over that of the row before, of half as many keys: 2 for linear cost, 4 for the square; "
+        "medians "
+        "of at least 5 runs, or 3 of those that take seconds");
     return {};
 }
 
