@@ -87,7 +87,7 @@ private:
         if (record_.has(ATTEND_CAP_SOFTCAP) && !given("softcap") && one_in(4))
             set("softcap", 0.5 * static_cast<double>(1 + random_.below(6)));
         // A window of its own meaning belongs to the variants.
-        const bool own = spec_.mechanism == "local-attention", past = spec_.mechanism == "causal-self-attention";
+        const bool own = spec_.own_window, past = spec_.mechanism == "causal-self-attention";
         if (own || !record_.has(ATTEND_CAP_WINDOW) || given("window_left") || given("window_right") ||
             given("window_size") || !one_in(4))
             return;
@@ -109,6 +109,7 @@ private:
     }
     // Whether the variant can do with the shape: prefixes need so many keys, tables hold so many positions.
     bool fits() const {
+        if (spec_.rows_on_axis && shape_.q_len > shape_.kv_len) return false;
         if (spec_.fits && !spec_.fits(call_.options, shape_.q_len, shape_.kv_len)) return false;
         const Json* components = find(call_.options, "components");
         const std::string listed = components != nullptr ? attend::write_json(*components) : "";
@@ -169,7 +170,7 @@ private:
         };
         Extents keys = some(shape_.kv_len), queries = some(shape_.q_len);
         // Tables of the synthesizer have no row before key 0.
-        if (kind == 1 && spec_.mechanism == "synthesizer-attention")
+        if (kind == 1 && (spec_.mechanism == "synthesizer-attention" || spec_.rows_on_axis))
             for (std::size_t b = 0; b < keys.size(); ++b) queries[b] = std::min(queries[b], keys[b]);
         const auto tensor = [&](const Extents& list) {
             if (one_in(2)) return support::lengths(list);

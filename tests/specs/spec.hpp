@@ -68,6 +68,8 @@ struct Spec {
     std::int64_t kv_heads{0};             // key heads that it takes; 0: any that divide the query heads
     bool cross{true};                             // Nq != Nk
     bool causal{true};                            // takes causal = true
+    bool rows_on_axis{false};                     // positions of queries must be positions of keys
+    bool own_window{false};                       // window options are the mechanism's own: variants set them
     bool odd_width{true};                         // takes an odd head width
     std::map<std::string, std::string> exempt{};  // property -> reason
     double tolerance{3e-6};                       // of max |V|, unit-scale inputs

@@ -31,21 +31,21 @@ attend::Json list(std::initializer_list<int> items) {
     for (const int item : items) array.push(item);
     return array;
 }
-const specs::Registration spec({.mechanism = "local-attention",
-                                .oracle =
-                                    [](const specs::Call& call) {
-                                        return specs::dense(
-                                            call, [&](const specs::Place& at) { return visible(call, at); }, false,
-                                            false);
-                                    },
-                                .variants = {
-                                    {{"window_size", 0}},
-                                    {{"window_size", 3}},
-                                    {{"window_size", 6}, {"causal", true}},
-                                    {{"window_left", 2}, {"window_right", -1}},
-                                    {{"window_size", 2}, {"global_tokens", 2}},
-                                    {{"window_size", 2}, {"global_tokens", list({0})}, {"global_rows", false}},
-                                    {{"window_size", 4}, {"mode", "block"}},
-                                    {{"window_size", 3}, {"mode", "block"}, {"look_backward", 2}, {"look_forward", 0}},
-                                    {{"window_size", 5}, {"mode", "block"}, {"causal", true}, {"global_tokens", 1}}}});
+const specs::Registration spec(
+    {.mechanism = "local-attention",
+     .oracle =
+         [](const specs::Call& call) {
+             return specs::dense(
+                 call, [&](const specs::Place& at) { return visible(call, at); }, false, false);
+         },
+     .variants = {{{"window_size", 0}},
+                  {{"window_size", 3}},
+                  {{"window_size", 6}, {"causal", true}},
+                  {{"window_left", 2}, {"window_right", -1}},
+                  {{"window_size", 2}, {"global_tokens", 2}},
+                  {{"window_size", 2}, {"global_tokens", list({0})}, {"global_rows", false}},
+                  {{"window_size", 4}, {"mode", "block"}},
+                  {{"window_size", 3}, {"mode", "block"}, {"look_backward", 2}, {"look_forward", 0}},
+                  {{"window_size", 5}, {"mode", "block"}, {"causal", true}, {"global_tokens", 1}}},
+     .own_window = true});
 }  // namespace

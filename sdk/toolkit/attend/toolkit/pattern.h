@@ -45,7 +45,7 @@ extern "C" {
 typedef struct attend_pattern_list {
     const int32_t *items;
     int64_t count;
-    const int64_t *offsets; /* NULL: one list of `count` for all items; else item b's starts at items[offsets[b]]; B + 1 */
+    const int64_t *offsets; /* NULL: one list of `count` for all items; else item b's begins at items[offsets[b]] */
 } attend_pattern_list;
 
 typedef struct attend_pattern_term {
@@ -92,8 +92,8 @@ typedef struct attend_pattern_rows {
     int64_t window_left, window_right; /* of the call, -1 = unlimited: cut like the diagonal does */
 } attend_pattern_rows;
 
-/* The answer of attend.pattern/1, for item 0: keys of the rows, rows_at_once at a time. With ATTEND_PATTERN_CAUSAL cut at
-   the diagonal. One row at a time: the exact set, ranges as long as they get, steps where keys are equally far apart. */
+/* The answer of attend.pattern/1, for item 0: keys of the rows, rows_at_once at a time. ATTEND_PATTERN_CAUSAL cuts at
+   the diagonal. One row at a time: the exact set, ranges as long as they get, steps where keys are evenly apart. */
 void ATTEND_KERNEL(attend_pattern_visit)(const attend_pattern *pattern, const attend_pattern_rows *rows,
                                          attend_pattern_visit_fn visit, void *visitor);
 /* Number of pairs of these rows and the keys that they see. */
