@@ -127,11 +127,18 @@ void more(attend::ForwardInputs& inputs, const attend::NamedValues& options, spe
         inputs.extra.emplace_back("segment_offsets", std::move(list));
     }
     if (score != "contextual") return;
+    // Projections of unit gain: scores then have the size that the float32 bound of the suite is made for.
+    const auto projection = [&](std::vector<std::int64_t> shape) {
+        Tensor weight = numbers.normal(shape);
+        const float factor = 1.0f / std::sqrt(static_cast<float>(shape.back()));
+        for (std::int64_t at = 0; at < weight.size(); ++at) weight.as<float>()[at] *= factor;
+        return weight;
+    };
     if (query)
         inputs.extra.emplace_back("segment_query", numbers.normal({batch, heads, inputs.query.shape[2], ds}));
     else
-        inputs.weights.emplace_back("seg_wq", numbers.normal({heads, ds, inputs.query.shape[3]}));
-    inputs.weights.emplace_back("seg_wk", numbers.normal({heads, ds, dv}));
+        inputs.weights.emplace_back("seg_wq", projection({heads, ds, inputs.query.shape[3]}));
+    inputs.weights.emplace_back("seg_wk", projection({heads, ds, dv}));
     if (!norm) return;
     inputs.weights.emplace_back("seg_norm.gamma", numbers.normal({dv}));
     inputs.weights.emplace_back("seg_norm.beta", numbers.normal({dv}));
