@@ -49,8 +49,8 @@ constexpr OptionRow window_right() {
     return common::resolved(ATTEND_TYPE_INT, "window_right", "-1", any, "not offered, as window_size");
 }
 }  // namespace refused
-#define ATTEND_REFUSED_OPTIONS \
-    refused::softcap(), refused::window_size(), refused::window_left(), refused::window_right(), refused::dropout()
+#define ATTEND_REFUSED_WINDOWS refused::window_size(), refused::window_left(), refused::window_right()
+#define ATTEND_REFUSED_OPTIONS refused::softcap(), ATTEND_REFUSED_WINDOWS, refused::dropout()
 
 // `option "name" is value, but why; accepted: what`
 inline attend_status refuse_value(attend_error* error, attend_status status, const char* name, double value,
@@ -60,10 +60,11 @@ inline attend_status refuse_value(attend_error* error, attend_status status, con
     return attend_fail(error, status, text, name);
 }
 
-// Nothing that depends on a query and a key together factorises over features.
-inline attend_status refuse_pairwise(const PlanArgs& args, attend_error* error) {
+// Nothing that depends on a query and a key together factorises over features. Softmax over compressed keys has scores
+// and weights of its own, so that softcap and dropout are welcome.
+inline attend_status refuse_pairwise(const PlanArgs& args, attend_error* error, bool has_scores = false) {
     const attend_plan_desc& desc = *args.desc;
-    if (desc.softcap > 0.0)
+    if (desc.softcap > 0.0 && !has_scores)
         return refuse_value(error, ATTEND_UNSUPPORTED, "softcap", desc.softcap,
                             "it bends single scores, which are never formed here; accepted: 0, or a softmax mechanism "
                             "such as flash-attention-v2");
@@ -74,7 +75,7 @@ inline attend_status refuse_pairwise(const PlanArgs& args, attend_error* error) 
             error, ATTEND_UNSUPPORTED, name, static_cast<double>(value->u.i),
             "a window depends on query and key together, which does not factorise; accepted: none, or local-attention");
     }
-    if (desc.dropout > 0.0)
+    if (desc.dropout > 0.0 && !has_scores)
         return refuse_value(error, ATTEND_UNSUPPORTED, "dropout", desc.dropout,
                             "there is no matrix of weights to drop from; accepted: 0, or a softmax mechanism such as "
                             "flash-attention-v2");

@@ -53,9 +53,9 @@ private:
     double* sums_;
 };
 
-// out = a x with `count` columns of a and rows of x; out and x have rows of `stride` floats.
+// out (=, +=) a x with `count` columns of a and rows of x; out and x have rows of `stride` floats.
 inline void small_product(const float* a, int64_t a_stride, int64_t rows, const float* x, int64_t count, float* out,
-                          int64_t stride) {
+                          int64_t stride, Into into = Into::overwrite, int64_t a_step = 1) {
     for (int64_t column = 0; column < stride;) {
         const int64_t left = (stride - column) / batch_lanes;
         // Four vectors are two and two, not three and one.
@@ -63,11 +63,11 @@ inline void small_product(const float* a, int64_t a_stride, int64_t rows, const 
         const float* from = x + column;
         float* to = out + column;
         if (vectors == 1)
-            product<1>(a, a_stride, 1, rows, from, count, to, Into::overwrite, to, stride);
+            product<1>(a, a_stride, a_step, rows, from, count, to, into, to, stride);
         else if (vectors == 2)
-            product<2>(a, a_stride, 1, rows, from, count, to, Into::overwrite, to, stride);
+            product<2>(a, a_stride, a_step, rows, from, count, to, into, to, stride);
         else
-            product<3>(a, a_stride, 1, rows, from, count, to, Into::overwrite, to, stride);
+            product<3>(a, a_stride, a_step, rows, from, count, to, into, to, stride);
         column += vectors * batch_lanes;
     }
 }
