@@ -203,7 +203,7 @@ private:
             call_.inputs.mask = mask;
             words_ += " mask " + attend::shape_text(mask.shape);
         }
-        if (one_in(2)) {
+        if (spec_.biases && one_in(2)) {
             Tensor bias = normal(random_, mask_shape(false));
             const bool hides = one_in(2);
             for (std::int64_t at = 0; at < bias.size() && hides; ++at)

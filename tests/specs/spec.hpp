@@ -63,6 +63,7 @@ struct Spec {
     std::vector<NamedValues> variants{};  // option sets to run; {} is always run
     bool masks{true};                     // takes mask and bias per pair
     bool key_masks{true};                 // takes masks per key
+    bool biases{true};                    // takes what it takes as masks as biases, too
     bool lengths{true};
     bool gqa{true};
     std::int64_t kv_heads{0};             // key heads that it takes; 0: any that divide the query heads
