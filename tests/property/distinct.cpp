@@ -25,7 +25,7 @@ constexpr Equality equalities[] = {
     {"flash-attention-v2", "standard-mha", "another order of computation of the same function"},
 };
 
-constexpr std::int64_t heads = 4, length = 320, width = 16;
+constexpr std::int64_t heads = 4, length = 704, width = 16;
 
 // What a mechanism with another core shape gets in place of query, key and value; made from the same numbers.
 ForwardInputs one_key_head(ForwardInputs inputs) {
