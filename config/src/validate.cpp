@@ -163,6 +163,22 @@ std::optional<OptionValue::Value> to_list(const OptionSpec& spec, const Json& va
     return OptionValue::Value(std::move(elements));
 }
 
+// The number of rows, then the rows.
+std::optional<OptionValue::Value> to_rows(const OptionSpec& spec, const Json& value) {
+    if (!value.is_array()) return std::nullopt;
+    const auto& rows = value.as_array();
+    std::vector<std::int64_t> elements{static_cast<std::int64_t>(rows.size())};
+    for (const Json& row : rows) {
+        if (!row.is_array() || row.size() != rows.front().size()) return std::nullopt;
+        for (const Json& element : row.as_array()) {
+            const auto converted = to_integer(spec, element);
+            if (!converted) return std::nullopt;
+            elements.push_back(*std::get_if<std::int64_t>(&*converted));
+        }
+    }
+    return OptionValue::Value(std::move(elements));
+}
+
 std::optional<OptionValue::Value> convert(const OptionSpec& spec, const Json& value) {
     switch (spec.type) {
         case OptionType::none: return std::nullopt;
@@ -176,6 +192,7 @@ std::optional<OptionValue::Value> convert(const OptionSpec& spec, const Json& va
             return OptionValue::Value(value.as_string());
         case OptionType::enumeration: return to_choice(spec, value);
         case OptionType::integer_list:
+            if (spec.rows) return to_rows(spec, value);
             if (spec.takes_arguments()) return to_calls(spec, value);
             return to_list<std::int64_t>(spec, value, spec.choices.empty() ? to_integer : to_choice);
         case OptionType::real_list: return to_list<double>(spec, value, to_real);
@@ -303,6 +320,9 @@ std::string accepted_values(const OptionSpec& spec) {
             if (!spec.choices.empty())
                 return (spec.scalar_ok ? "one word or a list of words, each one of " : "list of words, each one of ") +
                        join_names(spec.choices);
+            if (spec.rows)
+                return "list of lists of one length, of integers" +
+                       (range_text(spec).empty() ? std::string(" of any size") : range_text(spec));
             return (spec.scalar_ok ? "one integer or a list of integers, each" : "list of integers, each") +
                    (range_text(spec).empty() ? std::string(" of any size") : range_text(spec));
         case OptionType::real_list:
@@ -358,6 +378,17 @@ Json option_to_json(const OptionSpec& spec, const OptionValue& value) {
         return array;
     };
     if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value.value)) {
+        if (spec.rows) {
+            Json rows = Json::array();
+            const std::size_t count = integers->empty() ? 0 : static_cast<std::size_t>(integers->front());
+            for (std::size_t row = 0; row < count; ++row) {
+                const std::size_t width = (integers->size() - 1) / count;
+                Json array = Json::array();
+                for (std::size_t at = 0; at < width; ++at) array.push(Json((*integers)[1 + row * width + at]));
+                rows.push(std::move(array));
+            }
+            return rows;
+        }
         if (spec.choices.empty()) return list(*integers);
         std::vector<std::string> words;
         if (spec.takes_arguments()) {

@@ -45,6 +45,7 @@ struct OptionSpec {
     std::string unit{};
     std::string since{};
     std::string replaced_by{};
+    bool rows{false};       // an integer list of lists of one length: a plugin gets their number, then one after the other
     bool scalar_ok{false};  // a list that also takes one bare number, and tells that it was bare
     bool required{false};
     bool tunable{false};

@@ -90,6 +90,9 @@ std::optional<LoadFailure> audit_option(const attend_option& from, const std::st
     to.expert = (from.flags & ATTEND_OPTION_EXPERT) != 0;
     to.deprecated = (from.flags & ATTEND_OPTION_DEPRECATED) != 0;
     to.scalar_ok = (from.flags & ATTEND_OPTION_SCALAR_OK) != 0;
+    to.rows = (from.flags & ATTEND_OPTION_ROWS) != 0;
+    if (to.rows && (to.type != OptionType::integer_list || from.choices != nullptr || to.scalar_ok))
+        return bad(what + ": rows; accepted: in a list of integers without choices, never as one number");
     const bool ranged = to.type == OptionType::integer || to.type == OptionType::real ||
                         to.type == OptionType::integer_list || to.type == OptionType::real_list;
     if (ranged && !(to.min <= to.max)) return bad(what + ": its range is empty");

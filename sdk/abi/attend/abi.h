@@ -173,6 +173,9 @@ typedef struct attend_tensor {
 #define ATTEND_OPTION_EXPERT (1u << 3)
 #define ATTEND_OPTION_DEPRECATED (1u << 4)
 #define ATTEND_OPTION_SCALAR_OK (1u << 5) /* a list that also takes one bare number; the value then has VALUE_SCALAR */
+/* An INT_LIST without choices that is written as lists of one length, [[2,0,1],[0,1,2]]: the number of rows comes first,
+   then the rows, one after the other: 2, 2, 0, 1, 0, 1, 2. */
+#define ATTEND_OPTION_ROWS (1u << 6)
 
 typedef struct attend_option {
     uint32_t struct_size, type;

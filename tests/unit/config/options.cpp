@@ -37,6 +37,7 @@ std::vector<OptionSpec> table() {
                     .scalar_ok = true});
     rows.push_back({.name = "slopes", .type = OptionType::real_list, .max = 8});
     rows.push_back({.name = "offset", .type = OptionType::integer});
+    rows.push_back({.name = "permutations", .type = OptionType::integer_list, .min = 0, .max = 100, .rows = true});
     return rows;
 }
 
@@ -271,4 +272,25 @@ TEST_CASE("options: long values are cut off in messages") {
     const std::string message = refused({{"window", Json(std::string(5000, 'x'))}});
     CHECK(message.size() < 300);
     CHECK(contains(message, "..."));
+}
+
+TEST_CASE("lists of rows arrive flat, their number first", "[options]") {
+    const auto rows = [](const char* text) { return parse_json(text, "test").value(); };
+    const OptionSpec spec = table().back();
+    REQUIRE(spec.name == "permutations");
+    for (const char* text : {"[[2,0,1],[0,1,2]]", "[[5]]", "[[],[]]", "[]"}) {
+        INFO(text);
+        const auto values = complete({{"permutations", rows(text)}});
+        CHECK(write_json(option_to_json(spec, named(values, "permutations"))) == text);
+    }
+    const auto values = complete({{"permutations", rows("[[2,0,1],[0,1,2]]")}});
+    CHECK(std::get<std::vector<std::int64_t>>(named(values, "permutations").value) ==
+          std::vector<std::int64_t>{2, 2, 0, 1, 0, 1, 2});
+    CHECK(named(complete({}), "permutations").type == OptionType::none);
+    for (const char* text : {"[[0,1],[0]]", "[0,1]", "7", "[[0,1],[0,\"a\"]]", "[[0,101]]", "[[-1]]"}) {
+        INFO(text);
+        CHECK(refused({{"permutations", rows(text)}}).find("list of lists of one length, of integers from 0 to 100") !=
+              std::string::npos);
+    }
+    CHECK(write_json(parse_option_text(spec, "[[1,0],[0,1]]")) == "[[1,0],[0,1]]");
 }

@@ -62,6 +62,13 @@ constexpr OptionRow option_int_list(uint64_t offset, const char* name, const cha
                       Field::integer_list, offset, reads);
 }
 
+// A list of lists of one length without a default; IntList has their number, then one after the other, or nothing.
+constexpr OptionRow option_int_rows(uint64_t offset, const char* name, Range range, const char* help,
+                                    const char* reads = nullptr) {
+    return option_row(ATTEND_TYPE_INT_LIST, ATTEND_OPTION_ROWS, name, nullptr, range, nullptr, help,
+                      Field::integer_list, offset, reads);
+}
+
 // Words of `choices`, each once or more; one bare word too. Arrives as their indices. `last` is the index of the last choice.
 constexpr OptionRow option_word_list(uint64_t offset, const char* name, const char* default_json,
                                      const char* const* choices, int32_t last, const char* help,
