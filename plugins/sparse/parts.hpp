@@ -117,6 +117,16 @@ struct PartKeys {
     }
 };
 
+// Keys that have been copied for several parts, row-major [n, D] and [n, Dv] of the keys' type; index has their numbers.
+struct KeyPanel {
+    char *key, *value;
+    Steps index;
+    int64_t key_bytes, value_bytes;  // of a row
+    KeyPanel part(int64_t begin, int64_t end) const {
+        return {key + begin * key_bytes, value + begin * value_bytes, index.part(begin, end), key_bytes, value_bytes};
+    }
+};
+
 // One part: rows of the query heads [head, head + heads), which share a key head, and keys.
 struct PartSpec {
     int64_t batch, head, heads;
@@ -124,6 +134,11 @@ struct PartSpec {
     int64_t window_left, window_right;  // of the part, -1: none; those of the call hold, too
     const PartKeys* pattern;            // NULL: all keys
     bool merges;
+    KeyPanel before{},
+        after{};  // further keys, all below and all above `keys`; only `keys` is cut at the diagonal first
+    attend_keys_fn visit = nullptr;  // hooks in place of `pattern`
+    attend_score_fn keep = nullptr;
+    const void* user = nullptr;
 };
 
 // Where rows go: float32, or as the query where nothing is merged; [b, h, i] from `batch` and `head` on.
@@ -156,6 +171,21 @@ public:
         return sizes.slot_bytes_ * (desc.max_workers == 0 ? 1 : desc.max_workers);
     }
 
+    const attend_key_segment& segment() const { return whole_->problem.segments[0]; }
+
+    // The part's keys without those beyond the diagonal and the windows of its first and its last row.
+    Steps seen(const PartSpec& spec) const {
+        const attend_tile_problem& whole = whole_->problem;
+        const int64_t offset = offset_of(spec.batch), first = spec.rows.at(0) + offset,
+                      last = spec.rows.at(spec.rows.count - 1) + offset;
+        const int64_t left = narrower(whole.window_left, spec.window_left),
+                      right = narrower(whole.window_right, spec.window_right);
+        int64_t begin = left < 0 ? 0 : spec.keys.below(first - left), end = spec.keys.count;
+        if (right >= 0) end = lesser_of(end, spec.keys.below(last + right + 1));
+        if ((whole.flags & ATTEND_TILE_CAUSAL) != 0) end = lesser_of(end, spec.keys.below(last + 1));
+        return spec.keys.part(begin < end ? begin : end, end);
+    }
+
     // One part on the worker `slot`.
     attend_status run(const PartSpec& spec, const PartTarget& target, uint32_t slot) const {
         if (spec.rows.count <= 0) return ATTEND_OK;
@@ -164,18 +194,14 @@ public:
         auto* key_index = reinterpret_cast<int32_t*>(at + key_index_);
         const attend_tile_problem& whole = whole_->problem;
         const attend_key_segment& given = whole.segments[0];
-        // Keys beyond the diagonal and the windows of the first and the last row are left out at once.
-        const int64_t offset = offset_of(spec.batch), first = spec.rows.at(0) + offset,
-                      last = spec.rows.at(spec.rows.count - 1) + offset;
         const int64_t left = narrower(whole.window_left, spec.window_left),
                       right = narrower(whole.window_right, spec.window_right);
-        int64_t begin = left < 0 ? 0 : spec.keys.below(first - left), end = spec.keys.count;
-        if (right >= 0) end = lesser_of(end, spec.keys.below(last + right + 1));
-        if ((whole.flags & ATTEND_TILE_CAUSAL) != 0) end = lesser_of(end, spec.keys.below(last + 1));
-        if (begin > end) begin = end;
-        const Steps keys = spec.keys.part(begin, end);
+        const Steps keys = seen(spec);
         for (int64_t n = 0; n < spec.rows.count; ++n) row_index[n] = static_cast<int32_t>(spec.rows.at(n));
-        for (int64_t n = 0; n < keys.count; ++n) key_index[n] = static_cast<int32_t>(keys.at(n));
+        int32_t* index = key_index;
+        for (const Steps* piece : {&spec.before.index, &keys, &spec.after.index})
+            for (int64_t n = 0; n < piece->count; ++n) *index++ = static_cast<int32_t>(piece->at(n));
+        const int64_t all_keys = index - key_index;
 
         OwnTensor query, key, value, output, lse, mask, bias, query_lengths, key_lengths;
         attend_tile_problem problem = whole;
@@ -184,18 +210,35 @@ public:
         problem.window_right = right;
         problem.query_index = row_index;
         problem.key_index = key_index;
-        if (keys.count < fewest_keys_of_dots) problem.flags |= ATTEND_TILE_WIDEN;
+        if (all_keys < fewest_keys_of_dots) problem.flags |= ATTEND_TILE_WIDEN;
         problem.query = rows_of(query, *whole.query, spec.batch, spec.head, spec.heads, spec.rows);
         const int64_t kv_head = spec.head * desc_->num_kv_heads / desc_->num_q_heads;
-        attend_key_segment segment = given;
-        segment.key = keys_of(key, *given.key, spec.batch, kv_head, keys, at + packed_keys_);
-        segment.value = keys_of(value, *given.value, spec.batch, kv_head, keys, at + packed_values_);
-        problem.segments = &segment;
+        attend_key_segment segments[3] = {};
+        OwnTensor panel_keys[2], panel_values[2];
+        problem.segments = segments;
+        problem.num_segments = 0;
+        const auto add_panel = [&](const KeyPanel& panel, int which) {
+            if (panel.index.count == 0) return;
+            segments[problem.num_segments++] = {
+                panel_of(panel_keys[which], *given.key, panel.key, panel.index.count),
+                panel_of(panel_values[which], *given.value, panel.value, panel.index.count), 0, 0, nullptr};
+        };
+        add_panel(spec.before, 0);
+        if (keys.count == all_keys || keys.count > 0)
+            segments[problem.num_segments++] = {
+                keys_of(key, *given.key, spec.batch, kv_head, keys, at + packed_keys_),
+                keys_of(value, *given.value, spec.batch, kv_head, keys, at + packed_values_), 0, 0, nullptr};
+        add_panel(spec.after, 1);
         PartKeys pattern;
         if (spec.pattern != nullptr) {
             pattern = *spec.pattern;
-            pattern.keys = keys;
+            pattern.keys = spec.before.index.count > 0 ? spec.before.index : keys;
             use_keys(problem, pattern);
+        }
+        if (spec.visit != nullptr) {
+            problem.keys = spec.visit;
+            problem.keep = spec.keep;
+            problem.keys_user = problem.keep_user = spec.user;
         }
         problem.mask = pairs_of(mask, whole.mask, spec);
         problem.bias = pairs_of(bias, whole.bias, spec);
@@ -296,7 +339,44 @@ public:
         return &own.tensor;
     }
 
+    // Rows [begin, end) of `rows` behind each other, to their place in a copy of all.
+    static void copy_rows(const attend_tensor& whole, int64_t batch, int64_t head, const Steps& rows, int64_t begin,
+                          int64_t end, char* copy) {
+        const int64_t bytes = whole.dtype_bits / 8, width = whole.shape[3];
+        const char* base = static_cast<const char*>(whole.data) +
+                           ((whole.shape[0] == 1 ? 0 : batch) * whole.strides[0] + head * whole.strides[1]) * bytes;
+        char* to = copy + begin * width * bytes;
+        for (int64_t n = begin; n < end; ++n, to += width * bytes) {
+            const char* from = base + rows.at(n) * whole.strides[2] * bytes;
+            if (whole.strides[3] == 1) {
+                __builtin_memcpy(to, from, static_cast<size_t>(width * bytes));
+                continue;
+            }
+            for (int64_t c = 0; c < width; ++c)
+                __builtin_memcpy(to + c * bytes, from + c * whole.strides[3] * bytes, static_cast<size_t>(bytes));
+        }
+    }
+    // Fills a panel with the keys of a key head.
+    attend_status fill(const KeyPanel& panel, int64_t batch, int64_t kv_head) const {
+        constexpr int64_t at_once = 256;
+        const attend_key_segment& given = segment();
+        const int64_t count = panel.index.count;
+        return each((count + at_once - 1) / at_once, [&](int64_t n, uint32_t) {
+            const int64_t begin = n * at_once, end = lesser_of(begin + at_once, count);
+            copy_rows(*given.key, batch, kv_head, panel.index, begin, end, panel.key);
+            copy_rows(*given.value, batch, kv_head, panel.index, begin, end, panel.value);
+            return attend_status{ATTEND_OK};
+        });
+    }
+
 private:
+    static const attend_tensor* panel_of(OwnTensor& own, const attend_tensor& like, const char* rows, int64_t count) {
+        describe(own, nullptr, 1, 1, count, like.shape[3]);
+        own.tensor.data = const_cast<char*>(rows);
+        own.tensor.dtype_code = like.dtype_code;
+        own.tensor.dtype_bits = like.dtype_bits;
+        return &own.tensor;
+    }
     Parts(const attend_plan_desc& desc, const PartLimits& limits) : desc_(&desc), limits_(limits) {
         layout(desc, limits, 0);
     }
@@ -324,36 +404,18 @@ private:
         slot_bytes_ = at;
     }
 
-    // Keys where they are, or a copy of them. Lists are always copied.
+    // Keys where they are, or a copy of them.
     const attend_tensor* keys_of(OwnTensor& own, const attend_tensor& whole, int64_t batch, int64_t head,
                                  const Steps& keys, char* packed) const {
-        const int64_t bytes = whole.dtype_bits / 8, width = whole.shape[3];
-        const int64_t at_batch = whole.shape[0] == 1 ? 0 : batch;
-        if (keys.count == 0 || keys.list == nullptr)
-            rows_of(own, whole, at_batch, head, 1, keys.count == 0 ? Steps{0, 1, 0} : keys);
-        const bool far = keys.step * width * bytes > page || own_step(whole, keys) > page;
-        if (keys.count == 0 || (keys.list == nullptr && !(far && packs_))) return &own.tensor;
-        const char* base =
-            static_cast<const char*>(whole.data) + (at_batch * whole.strides[0] + head * whole.strides[1]) * bytes;
-        char* to = packed;
-        for (int64_t n = 0; n < keys.count; ++n, to += width * bytes) {
-            const char* from = base + keys.at(n) * whole.strides[2] * bytes;
-            if (whole.strides[3] == 1) {
-                __builtin_memcpy(to, from, static_cast<size_t>(width * bytes));
-                continue;
-            }
-            for (int64_t c = 0; c < width; ++c)
-                __builtin_memcpy(to + c * bytes, from + c * whole.strides[3] * bytes, static_cast<size_t>(bytes));
-        }
-        describe(own, nullptr, 1, 1, keys.count, width);
-        own.tensor.data = packed;
-        own.tensor.dtype_code = whole.dtype_code;
-        own.tensor.dtype_bits = whole.dtype_bits;
-        return &own.tensor;
+        const Steps rows = keys.count == 0 ? Steps{0, 1, 0} : keys;
+        rows_of(own, whole, whole.shape[0] == 1 ? 0 : batch, head, 1, rows);
+        if (keys.step == 1 || keys.count == 0 || !packs_ || own_step(whole, keys) <= page) return &own.tensor;
+        copy_rows(whole, batch, head, keys, 0, keys.count, packed);
+        return panel_of(own, whole, packed, keys.count);
     }
     static int64_t own_step(const attend_tensor& whole, const Steps& keys) {
         const int64_t step = whole.strides[2] * keys.step * (whole.dtype_bits / 8);
-        return keys.step > 1 ? (step < 0 ? -step : step) : 0;
+        return step < 0 ? -step : step;
     }
 
     const attend_tensor* pairs_of(OwnTensor& own, const attend_tensor* whole, const PartSpec& spec) const {
