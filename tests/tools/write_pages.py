@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what pages take from the program: the pictures of key patterns, and the tables of choosing.md from the reports
+that are stored in bench/reports.
+
+  write_pages.py SOURCE_DIR path/to/attend           writes
+  write_pages.py SOURCE_DIR path/to/attend --check   compares only, and says what differs
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+# Picture, mechanism, flags: lengths at which a pattern can be seen.
+PICTURES = [
+    ("bigbird", "bigbird-attention", ["--set", "block_size=4", "--set", "num_random_blocks=2"]),
+    ("longformer", "longformer-attention", ["--set", "window_size=4", "--set", "global_tokens=[0,20]"]),
+    ("longformer-dilated", "longformer-attention", ["--set", "window_size=4", "--set", "dilation=3"]),
+    ("local", "local-attention", ["--set", "window_size=6", "--set", "global_tokens=2"]),
+    ("local-block", "local-attention", ["--set", "window_size=8", "--set", "mode=block"]),
+    ("strided", "strided-attention", ["--set", "stride=8", "--set", "local_window=2"]),
+    ("sparse-transformer", "sparse-transformer-attention", []),
+    ("sparse-transformer-fixed", "sparse-transformer-attention", ["--set", "pattern=fixed", "--set", "summary=2"]),
+    ("star", "star-attention", ["--set", "num_hubs=2", "--set", "ring_radius=2"]),
+    ("star-anchor", "star-attention", ["--set", "mode=anchor", "--set", "block_size=12", "--set", "anchor_size=4", "--set", "context_length=48", "--causal"]),
+    ("blockwise", "blockwise-attention", ["--set", "pattern=permutation", "--set", "num_blocks=4", "--heads", "4", "--head", "1"]),
+    ("random", "random-attention", ["--set", "num_keys=8"]),
+]
+BEGIN, END = "<!-- from bench/reports: {} -->", "<!-- end -->"
+
+
+def draw(attend, mechanism, flags, path):
+    subprocess.run([attend, "heatmap", "--pattern", mechanism, "--sequence-length", "64", *flags, "--output", path], check=True, capture_output=True)
+    return pathlib.Path(path).read_text()
+
+
+def time_text(ms):
+    return f"{ms * 1e3:.3g} us" if ms < 1 else f"{ms:.3g} ms" if ms < 1e3 else f"{ms / 1e3:.3g} s"
+
+
+def scaling_table(report):
+    rows = report["rows"]
+    lengths = sorted({row["kv_len"] for row in rows})
+    names = list(dict.fromkeys(row["mechanism"] for row in rows))
+    names.sort(key=lambda name: (name != "flash-attention-v2", name))
+    cpu, environment = report["environment"]["cpu"], report["environment"]
+    text = (f"Time of one call on {environment['threads']} threads of an {cpu['model']} ({environment['backend']}), float32, {rows[0]['heads']} heads of width {rows[0]['dim']}, "
+            f"defaults of every option; growth is the factor from half the last measured length.\n\n")
+    text += "| mechanism | " + " | ".join(str(length) for length in lengths) + " | growth | extra memory |\n|---|" + "---|" * (len(lengths) + 2) + "\n"
+    for name in names:
+        own = {row["kv_len"]: row for row in rows if row["mechanism"] == name}
+        measured = [row for row in own.values() if row["median_ms"]]
+        growth = [row["growth"] for row in sorted(measured, key=lambda row: row["kv_len"]) if row["growth"]]
+        largest = max(measured, key=lambda row: row["kv_len"])
+        text += f"| {name} | " + " | ".join(time_text(own[length]["median_ms"]) if length in own and own[length]["median_ms"] else "-" for length in lengths)
+        text += f" | {growth[-1]:.2f} | {largest['workspace_bytes'] / 1e6:.1f} MB |\n" if growth else " | - | - |\n"
+    return text
+
+
+def compare_table(report):
+    text = "| mechanism | relative L2 error | cosine | largest error |\n|---|---|---|---|\n"
+    for row in report["rows"][1:]:
+        text += f"| {row['mechanism']} | {row['relative_l2']:.3g} | {row['cosine']:.4f} | {row['max_abs']:.3g} |\n"
+    return text
+
+
+def main():
+    source, attend = pathlib.Path(sys.argv[1]), os.path.abspath(sys.argv[2])
+    check = "--check" in sys.argv[3:]
+    wrong = []
+
+    def put(path, text):
+        if path.exists() and path.read_text() == text:
+            return
+        wrong.append(str(path.relative_to(source)))
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, mechanism, flags in PICTURES:
+            put(source / "sdk/docs/mechanisms/pictures" / f"{name}.svg", draw(attend, mechanism, flags, f"{folder}/{name}.svg"))
+    page = source / "sdk/docs/mechanisms/choosing.md"
+    text = page.read_text()
+    for name, table in (("scaling.json", scaling_table), ("compare.json", compare_table)):
+        begin = text.index(BEGIN.format(name)) + len(BEGIN.format(name))
+        end = text.index(END, begin)
+        report = json.loads((source / "bench/reports" / name).read_text())
+        text = text[:begin] + "\n" + table(report) + text[end:]
+    put(page, text)
+    for path in wrong:
+        print(f"{path}: {'differs from what the program gives; tests/tools/write_pages.py writes it' if check else 'written'}")
+    return 1 if check and wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
