@@ -150,6 +150,7 @@ struct PartTarget {
 struct PartLimits {
     int64_t rows, keys, heads;
     bool merges;
+    int64_t panel = 0;  // keys of panels
 };
 
 // What all parts of a call share, and the memory of its workers.
@@ -390,7 +391,7 @@ private:
             at += aligned(bytes);
         };
         take(row_index_, limits.rows * 4);
-        take(key_index_, limits.keys * 4);
+        take(key_index_, (limits.keys + limits.panel) * 4);
         packs_ = limits.keys * (desc.head_dim + desc.value_dim) * 4 <= most_packed;
         take(packed_keys_, packs_ ? limits.keys * desc.head_dim * 4 : 0);
         take(packed_values_, packs_ ? limits.keys * desc.value_dim * 4 : 0);

@@ -41,7 +41,7 @@ struct SummaryKeys {
     }
     PartLimits limits(const attend_plan_desc& desc) const {
         const int64_t group = desc.num_kv_heads > 0 ? desc.num_q_heads / desc.num_kv_heads : 1;
-        return {band_rows, most() + run(), group, false};
+        return {band_rows, run(), group, false, most()};
     }
 
     // Keys of a part: [0, begin) and [end, all) are panels, between them the keys of a run of blocks.
