@@ -11,8 +11,6 @@
 
 #include "attend/author/by_head.hpp"
 #include "attend/author/pattern.hpp"
-#include "attend/toolkit/core/message.hpp"
-#include "attend/toolkit/core/tensor_view.hpp"
 #include "attend/toolkit/gather/subset.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -161,13 +159,7 @@ attend_status refuse(attend_error* error, const char* text, const char* where) {
     return attend_fail(error, ATTEND_BAD_OPTION, text, where);
 }
 
-// Rows i < count stand on the key axis.
-attend_status check_rows(int64_t offset, int64_t count, int64_t keys, attend_error* error) {
-    if (count <= 0 || keys == 0 || (offset >= 0 && offset + count <= keys)) return ATTEND_OK;
-    return (Message() << "bigbird-attention: " << count << " queries stand at the positions " << offset << " to "
-                      << offset + count - 1 << " of " << keys << " keys; accepted: positions from 0 to " << keys - 1)
-        .fail(error, ATTEND_BAD_SHAPE, "query");
-}
+constexpr const char* name = "bigbird-attention";
 
 attend_status check(const Options& options, const PlanArgs& args, attend_error* error) {
     const attend_plan_desc& desc = *args.desc;
@@ -191,9 +183,7 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
                       "options \"causal\" is true and \"mode\" is etc, but the extra tokens see the future; accepted: "
                       "mode itc, or causal false",
                       "causal");
-    // With query lengths fewer rows may count; they are known when the call runs.
-    if (attend_find(&desc.bindings, ATTEND_Q_LENGTHS) != nullptr) return ATTEND_OK;
-    return check_rows(desc.causal_offset, desc.q_len, desc.kv_len, error);
+    return check_plan_positions(name, desc, error);
 }
 
 // Head by head where the heads of a key head have draws of their own, which would have to be united tile by tile, and
@@ -227,18 +217,6 @@ uint64_t workspace(const Options& options, const PlanArgs& args) {
            Carve::floats(subset_ints(layout.random)) + (tiles > extra_tiles ? tiles : extra_tiles);
 }
 
-attend_status check_lengths(const ForwardArgs& args, attend_error* error) {
-    const attend_plan_desc& desc = *args.desc;
-    if (args.query_lengths == nullptr) return ATTEND_OK;
-    for (int64_t b = 0; b < desc.batch; ++b) {
-        const int64_t rows = integer_at(args.query_lengths, b);
-        const int64_t offset = (desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM) != 0 ? integer_at(args.key_lengths, b) - rows
-                                                                               : desc.causal_offset;
-        if (const attend_status status = check_rows(offset, rows, desc.kv_len, error)) return status;
-    }
-    return ATTEND_OK;
-}
-
 // The extra tokens' own rows: they see each other and every key within the length.
 attend_status forward_extra(const ForwardArgs& args, const TileCall& whole, const Context& context) {
     attend_tile_problem problem = whole.problem;
@@ -257,7 +235,7 @@ attend_status forward_extra(const ForwardArgs& args, const TileCall& whole, cons
 
 attend_status forward(const Options& options, const ForwardArgs& args, const Context& context) {
     const attend_plan_desc& desc = *args.desc;
-    if (const attend_status status = check_lengths(args, context.error)) return status;
+    if (const attend_status status = check_call_positions(name, args, context.error)) return status;
     const Layout layout(options, desc);
     const bool by_head = goes_by_head(options, layout, desc);
     const int64_t heads = tables(options, layout, desc);

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "attend/author/tile.hpp"
+#include "attend/toolkit/core/message.hpp"
+#include "attend/toolkit/core/tensor_view.hpp"
 #include "attend/toolkit/pattern.h"
 
 namespace attend::ATTEND_ISA {
@@ -58,6 +60,32 @@ inline attend_status answer_pattern(const Pattern& pattern, const attend_plan_de
 inline double pattern_pairs(const Pattern& pattern, const attend_plan_desc& desc, int64_t head, bool own_window) {
     const attend_pattern_rows rows = pattern_rows(desc, head, own_window);
     return ATTEND_KERNEL(attend_pattern_pairs)(&pattern.pattern, &rows);
+}
+
+// For patterns that are defined where every row i < query length stands on the key axis. `where` names the mechanism. In
+// check() rows cannot be counted if there are lengths; forward() looks again.
+inline attend_status check_positions(const char* where, int64_t offset, int64_t count, int64_t keys,
+                                     attend_error* error) {
+    if (count <= 0 || keys == 0 || (offset >= 0 && offset + count <= keys)) return ATTEND_OK;
+    return (Message() << where << ": " << count << " queries stand at the positions " << offset << " to "
+                      << offset + count - 1 << " of " << keys << " keys; accepted: positions from 0 to " << keys - 1
+                      << ", so no more queries than keys")
+        .fail(error, ATTEND_BAD_SHAPE, "query");
+}
+inline attend_status check_plan_positions(const char* where, const attend_plan_desc& desc, attend_error* error) {
+    if (attend_find(&desc.bindings, ATTEND_Q_LENGTHS) != nullptr) return ATTEND_OK;
+    return check_positions(where, desc.causal_offset, desc.q_len, desc.kv_len, error);
+}
+inline attend_status check_call_positions(const char* where, const ForwardArgs& args, attend_error* error) {
+    const attend_plan_desc& desc = *args.desc;
+    if (args.query_lengths == nullptr) return ATTEND_OK;
+    for (int64_t b = 0; b < desc.batch; ++b) {
+        const int64_t rows = integer_at(args.query_lengths, b);
+        const bool per_item = (desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM) != 0;
+        const int64_t offset = per_item ? integer_at(args.key_lengths, b) - rows : desc.causal_offset;
+        if (const attend_status status = check_positions(where, offset, rows, desc.kv_len, error)) return status;
+    }
+    return ATTEND_OK;
 }
 
 }  // namespace attend::ATTEND_ISA

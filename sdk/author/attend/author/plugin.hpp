@@ -142,7 +142,8 @@ inline attend_status read_options(const MechanismEntry& entry, const attend_arra
         const attend_value* value = attend_find_option(&values, row.row.name);
         char* place = static_cast<char*>(options) + row.offset;
         const bool present = value && value->type != 0;
-        const bool optional = row.field == Field::optional_integer || row.field == Field::optional_real;
+        const bool optional = row.field == Field::optional_integer || row.field == Field::optional_real ||
+                              (row.field == Field::integer_list && row.row.default_json == nullptr);
         if (!present && !optional)
             return fail(error, ATTEND_BAD_OPTION,
                         Message{} << entry.name << ": option \"" << row.row.name
@@ -183,6 +184,10 @@ inline attend_status read_options(const MechanismEntry& entry, const attend_arra
                 *reinterpret_cast<OptionalReal*>(place) = {present ? value->u.f : 0.0, present ? 1 : 0};
                 break;
             case Field::integer_list: {
+                if (!present) {
+                    *reinterpret_cast<IntList*>(place) = {};
+                    break;
+                }
                 // Choices with arguments: three numbers for each element, of which the first is the index.
                 const uint32_t step = takes_arguments(row.row) ? 3 : 1;
                 good = value->count % step == 0;
