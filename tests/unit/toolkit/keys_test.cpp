@@ -4,7 +4,6 @@
 #include "unit/toolkit/attention_case.hpp"
 
 #include "attend/toolkit/tile/keys/band.hpp"
-#include "attend/toolkit/tile/keys/block.hpp"
 #include "attend/toolkit/tile/keys/block_pattern.hpp"
 #include "attend/toolkit/tile/scores/alibi.hpp"
 
@@ -113,40 +112,6 @@ TEST_CASE("keys: band with global keys", "[toolkit]") {
                 check_hook(c, seed++);
                 for (const int64_t from : {-30, 0, 25, 77, 140, 160})
                     for (const int64_t lanes : {1, 7, 48}) check_ranges(c, from, lanes);
-            }
-}
-
-TEST_CASE("keys: blocks with global keys", "[toolkit]") {
-    uint64_t seed = 100;
-    for (const int64_t width : {1, 7, 16, 64, 1000})
-        for (const int64_t back : {0, 1, 3})
-            for (const int64_t forward : {0, 1}) {
-                AttentionCase c;
-                c.q_heads = 2;
-                c.kv_heads = 1;
-                c.q_len = 75;
-                c.kv_len = 130;
-                c.offset = static_cast<int64_t>(seed % 3) * 40 - 10;
-                const int64_t leading = 3;
-                BlockKeys keys{};
-                keys.width = width;
-                keys.back = back;
-                keys.forward = forward;
-                const bool globals = seed % 2 == 0;
-                if (globals) keys.globals.num_leading = &leading, keys.globals.rows_see_all = 1;
-                c.keys = BlockKeys::visit;
-                c.keep = BlockKeys::keep;
-                c.keys_user = &keys;
-                c.sees = [&](int64_t, int64_t, int64_t, int64_t p, int64_t j) {
-                    if (globals && (j < 3 || (p >= 0 && p < 3))) return true;
-                    const int64_t own =
-                        static_cast<int64_t>(std::floor(static_cast<double>(p) / static_cast<double>(width)));
-                    return own - back <= j / width && j / width <= own + forward;
-                };
-                INFO("width " << width << " back " << back << " forward " << forward);
-                check_hook(c, seed++);
-                for (const int64_t from : {-30, 0, 25, 100})
-                    for (const int64_t lanes : {1, 48}) check_ranges(c, from, lanes);
             }
 }
 
