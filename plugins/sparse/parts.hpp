@@ -207,6 +207,8 @@ public:
         OwnTensor query, key, value, output, lse, mask, bias, query_lengths, key_lengths;
         attend_tile_problem problem = whole;
         problem.scores = nullptr;
+        problem.keys = nullptr;
+        problem.keep = nullptr;
         problem.window_left = left;
         problem.window_right = right;
         problem.query_index = row_index;
@@ -340,6 +342,16 @@ public:
         return &own.tensor;
     }
 
+    static const attend_tensor* length_of(OwnTensor& own, const attend_tensor* whole, int64_t batch) {
+        if (whole == nullptr) return nullptr;
+        own.tensor = *whole;
+        own.shape[0] = 1;
+        own.strides[0] = whole->strides[0];
+        own.tensor.shape = own.shape;
+        own.tensor.strides = own.strides;
+        own.tensor.data = static_cast<char*>(whole->data) + batch * whole->strides[0] * (whole->dtype_bits / 8);
+        return &own.tensor;
+    }
     // Rows [begin, end) of `rows` behind each other, to their place in a copy of all.
     static void copy_rows(const attend_tensor& whole, int64_t batch, int64_t head, const Steps& rows, int64_t begin,
                           int64_t end, char* copy) {
@@ -427,17 +439,6 @@ private:
                           (spec.batch * own.strides[0] + spec.head * own.strides[1]) * (whole->dtype_bits / 8);
         return &own.tensor;
     }
-    static const attend_tensor* length_of(OwnTensor& own, const attend_tensor* whole, int64_t batch) {
-        if (whole == nullptr) return nullptr;
-        own.tensor = *whole;
-        own.shape[0] = 1;
-        own.strides[0] = whole->strides[0];
-        own.tensor.shape = own.shape;
-        own.tensor.strides = own.strides;
-        own.tensor.data = static_cast<char*>(whole->data) + batch * whole->strides[0] * (whole->dtype_bits / 8);
-        return &own.tensor;
-    }
-
     static void merge(const attend_tensor& to, const attend_tensor& to_lse, const OwnTensor& from,
                       const OwnTensor& from_lse) {
         const auto values = view_of<float, 4>(&to), part = view_of<float, 4>(&from.tensor);
