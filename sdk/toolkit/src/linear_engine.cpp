@@ -164,8 +164,9 @@ void fill_block(const LinearRun& run, const AngleTable& table, int64_t block, bo
     const attend_feature_map& map = run.problem->features;
     const int64_t blocks = angle_blocks(table) / table.items, item = block / blocks;
     const int64_t first = block % blocks * angles_at_once, end = least(first + angles_at_once, table.step);
-    int64_t offset = 0;
-    if (queries) offset = map.item_positions ? unit_of(run, item * run.sizes.groups).offset : map.query_offset;
+    int64_t offset = map.key_offset;
+    if (queries && map.item_positions) offset += unit_of(run, item * run.sizes.groups).offset;
+    if (queries && !map.item_positions) offset = map.query_offset;
     for (int64_t at = first; at < end; ++at) {
         const double angle = at < table.count ? static_cast<double>(at + offset) * map.angle : 0.0;
         table.sines[table.at(item, at)] = static_cast<float>(::sin(angle));

@@ -98,6 +98,48 @@ TEST_CASE("linear engine: random mixtures", "[linear]") {
     }
 }
 
+TEST_CASE("linear engine: cosines, rows of length 1 and gates", "[linear]") {
+    for (uint64_t seed = 1; seed <= 240; ++seed) {
+        Random random(seed);
+        LinearCase c;
+        c.kind = ATTEND_FEATURES_COSINE + static_cast<uint32_t>(seed % 3);
+        c.batch = random.whole(1, 2);
+        c.kv_heads = random.whole(1, 2);
+        c.q_heads = c.kv_heads * random.whole(1, 3);
+        c.q_len = random.whole(0, 120);
+        c.kv_len = random.whole(0, 260);
+        c.head_dim = random.whole(1, 20);
+        c.value_dim = random.pick<int64_t>({1, 5, 16, 33});
+        c.causal = random.chance(0.7);
+        c.offset = random.chance(0.5) ? c.kv_len - c.q_len : random.whole(0, 300);
+        c.mask = static_cast<int>(random.whole(0, 2));
+        c.bias = random.chance(0.4) ? static_cast<int>(random.whole(1, 2)) : 0;
+        c.bias_hides = random.chance(0.5);
+        c.layout = static_cast<int>(random.whole(0, 3));
+        c.chunk = random.pick<int64_t>({0, 0, 1, 5, 48, 77, 200});
+        if (random.chance(0.4))
+            for (int64_t b = 0; b < c.batch; ++b) c.key_lengths.push_back(random.whole(0, c.kv_len));
+        if (random.chance(0.4))
+            for (int64_t b = 0; b < c.batch; ++b) c.query_lengths.push_back(random.whole(0, c.q_len));
+        c.per_item = !c.key_lengths.empty() && !c.query_lengths.empty() && random.chance(0.7);
+        c.variant = random.chance(0.5);
+        c.num_features = random.whole(1, 20);
+        c.slots = random.chance(0.5) ? c.kv_heads : 1;
+        c.angle = 1.57 / 700.0;
+        c.query_offset = random.whole(0, 100);
+        c.item_positions = random.chance(0.3);
+        c.feature_factor = random.pick({0.1, 0.5});
+        c.gated = c.unit_rows() && c.causal && random.chance(0.7);
+        c.gate_logits = random.chance(0.5);
+        c.guard = random.pick({ATTEND_GUARD_MAX, ATTEND_GUARD_MAX_SIZE, ATTEND_GUARD_WEIGHT});
+        c.guard_eps = random.pick({1e-2, 1.0});
+        c.guard_heads = {random.pick({0.05, 0.3}), 0.2};
+        if (c.kind != ATTEND_FEATURES_SINCOS && random.chance(0.5)) c.guard = ATTEND_GUARD_MAX;
+        c.want_lse = c.kind != ATTEND_FEATURES_SINCOS;
+        check_everywhere(c, seed);
+    }
+}
+
 TEST_CASE("linear engine: one state and many keys run in phases", "[linear]") {
     uint64_t seed = 5000;
     for (const uint32_t kind : {ATTEND_FEATURES_ELU, ATTEND_FEATURES_SOFTMAX, ATTEND_FEATURES_TRIG})
@@ -121,6 +163,27 @@ TEST_CASE("linear engine: one state and many keys run in phases", "[linear]") {
                 c.want_lse = kind != ATTEND_FEATURES_TRIG;
                 check_everywhere(c, seed++);
             }
+    // Gates decay what lies before a segment.
+    for (const uint32_t kind : {ATTEND_FEATURES_COSINE, ATTEND_FEATURES_SINCOS, ATTEND_FEATURES_ARCCOS}) {
+        LinearCase c;
+        c.q_heads = c.kv_heads = 1;
+        c.q_len = 1800;
+        c.kv_len = 2300;
+        c.head_dim = 4;
+        c.value_dim = 3;
+        c.num_features = 6;
+        c.kind = kind;
+        c.causal = true;
+        c.offset = c.query_offset = 700;
+        c.angle = 1.57 / 2600.0;
+        c.gated = kind != ATTEND_FEATURES_COSINE;
+        c.gate_logits = kind == ATTEND_FEATURES_ARCCOS;
+        c.guard = c.gated ? ATTEND_GUARD_WEIGHT : ATTEND_GUARD_MAX;
+        c.guard_eps = 1e-3;
+        c.guard_heads = {0.1};
+        c.want_lse = kind != ATTEND_FEATURES_SINCOS;
+        check_everywhere(c, seed++);
+    }
 }
 
 TEST_CASE("linear engine: a hidden key is not touched, a later one changes nothing", "[linear]") {

@@ -20,14 +20,33 @@ LinearCase stream_case(uint32_t kind) {
     c.want_lse = kind != ATTEND_FEATURES_TRIG;
     c.guard = kind <= ATTEND_FEATURES_DPFP ? ATTEND_GUARD_ADD : ATTEND_GUARD_NONE;
     c.guard_eps = 1e-3;
+    if (kind == ATTEND_FEATURES_COSINE) {
+        c.angle = 1.57 / 400.0;
+        c.item_positions = false;
+        c.guard = ATTEND_GUARD_MAX;
+    }
+    if (c.unit_rows()) {
+        c.feature_factor = 0.3;
+        c.gated = true;
+        c.want_lse = kind == ATTEND_FEATURES_ARCCOS;
+        c.guard = kind == ATTEND_FEATURES_ARCCOS ? ATTEND_GUARD_MAX : ATTEND_GUARD_WEIGHT;
+        c.guard_heads = {0.9, 0.7};
+    }
     return c;
 }
 
+constexpr uint32_t recurrent[] = {ATTEND_FEATURES_COSINE, ATTEND_FEATURES_SINCOS, ATTEND_FEATURES_ARCCOS};
 constexpr uint32_t streaming[] = {ATTEND_FEATURES_ELU,        ATTEND_FEATURES_DPFP, ATTEND_FEATURES_SOFTMAX,
                                   ATTEND_FEATURES_HYPERBOLIC, ATTEND_FEATURES_TRIG, ATTEND_FEATURES_PROJECTED_RELU};
 
+std::vector<uint32_t> all_streaming() {
+    std::vector<uint32_t> kinds(std::begin(streaming), std::end(streaming));
+    kinds.insert(kinds.end(), std::begin(recurrent), std::end(recurrent));
+    return kinds;
+}
+
 TEST_CASE("linear state: causal pieces equal one call", "[linear]") {
-    for (const uint32_t kind : streaming)
+    for (const uint32_t kind : all_streaming())
         for (const int bias : {0, 1, 2}) {
             LinearCase c = stream_case(kind);
             c.causal = true;
@@ -152,6 +171,22 @@ TEST_CASE("linear: halves of the keys merge by output and LSE", "[linear]") {
                     (wa * static_cast<double>(a.output[at]) + wb * static_cast<double>(b.output[at])) / (wa + wb);
                 CHECK(std::fabs(merged - static_cast<double>(whole.output[at])) <= 1e-5);
                 CHECK(std::fabs(most + std::log(wa + wb) - static_cast<double>(whole.lse[row])) <= 2e-5);
+            }
+        });
+    }
+}
+
+TEST_CASE("linear: chunks do not matter to gates", "[linear]") {
+    for (const uint32_t kind : recurrent) {
+        LinearCase c = stream_case(kind);
+        c.causal = true;
+        c.fill(kind + 70);
+        const Expected expected = oracle(c);
+        for_each_entry([&](const Entry& entry) {
+            for (const int64_t chunk : {1, 13, 64, 128, 1000}) {
+                LinearCase other = c;
+                other.chunk = chunk;
+                compare(c, run_engine(entry, other, 1), expected);
             }
         });
     }

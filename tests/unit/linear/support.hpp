@@ -21,6 +21,7 @@
 #define ATTEND_ISA baseline  // for the structs of linear.h; its own declarations are those of this entry
 #endif
 #include "attend/toolkit/linear.h"
+#include "unit/linear/laid.hpp"
 
 #if defined(__x86_64__)
 #define ATTEND_TEST_ENTRIES(X) X(baseline) X(avx2) X(avx512)
@@ -111,17 +112,25 @@ struct LinearCase {
     int64_t nu{1}, num_features{12}, slots{1}, offset{0}, chunk{0};
     double query_scale{1.0}, key_scale{1.0}, feature_eps{0.0}, kernel_eps{0.0}, guard_eps{0.0};
     uint32_t guard{ATTEND_GUARD_NONE};
-    float spread{0.5f};    // of queries and keys
+    float spread{0.5f};  // of queries and keys
+    // Kinds 8 to 10: what the map leaves open, gates (logits where gate_logits is set), a bound for each key head.
+    bool variant{false}, item_positions{false}, gated{false}, gate_logits{false};
+    double angle{0.0}, feature_factor{1.0};
+    int64_t query_offset{0};
+    std::vector<double> guard_heads;
     int mask{0}, bias{0};  // 0 none, 1 shared by heads, 2 per head
     bool bias_hides{false};
     int layout{0};     // 0 packed, 1 heads innermost, 2 backwards, 3 inner stride 3
     double wild{0.0};  // share of keys and values that hold NaN or infinity
     std::vector<int64_t> query_lengths, key_lengths;
 
-    std::vector<float> q, k, v, omega, bias_data;
+    std::vector<float> q, k, v, omega, bias_data, gate_data;
     std::vector<uint8_t> mask_data;
 
-    bool projected() const { return kind >= ATTEND_FEATURES_SOFTMAX && num_features > 0; }
+    bool projected() const {
+        return kind >= ATTEND_FEATURES_SOFTMAX && kind != ATTEND_FEATURES_COSINE && num_features > 0;
+    }
+    bool unit_rows() const { return kind == ATTEND_FEATURES_SINCOS || kind == ATTEND_FEATURES_ARCCOS; }
     bool stabilised() const { return kind >= ATTEND_FEATURES_SOFTMAX && kind <= ATTEND_FEATURES_TRIG; }
     int64_t mask_heads(int which) const { return which == 2 ? q_heads : 1; }
 
@@ -135,6 +144,11 @@ struct LinearCase {
             const float bad = random.chance(0.5) ? nan_value : std::numeric_limits<float>::infinity();
             if (random.chance(wild)) k[static_cast<size_t>(row * head_dim + random.whole(0, head_dim - 1))] = bad;
             if (random.chance(wild)) v[static_cast<size_t>(row * value_dim + random.whole(0, value_dim - 1))] = bad;
+        }
+        if (gated) gate_data = random.normals(batch * kv_heads * kv_len, 2.0f);
+        for (float& gate : gate_data) {
+            if (!gate_logits) gate = 1.0f / (1.0f + std::exp(-gate));
+            if (random.chance(0.05)) gate = gate_logits ? 90.0f : random.pick({0.0f, 1.0f});
         }
         mask_data.assign(mask ? static_cast<size_t>(batch * mask_heads(mask) * kv_len) : 0, 1);
         for (uint8_t& one : mask_data) one = random.chance(0.3) ? 0 : 255;
@@ -151,7 +165,8 @@ struct LinearCase {
             << offset << " per_item " << per_item << " chunk " << chunk << " guard " << guard << " eps " << guard_eps
             << " feature_eps " << feature_eps << " kernel_eps " << kernel_eps << " mask " << mask << " bias " << bias
             << bias_hides << " lengths " << query_lengths.size() << key_lengths.size() << " layout " << layout
-            << " wild " << wild << " spread " << spread;
+            << " wild " << wild << " spread " << spread << " variant " << variant << " gated " << gated << gate_logits
+            << " query_offset " << query_offset << item_positions;
         return out.str();
     }
 };
@@ -178,9 +193,9 @@ inline std::vector<double> oracle_map(const LinearCase& c, const float* x, doubl
     }
     const auto relu = [](double value) { return value > 0.0 || std::isnan(value) ? value : 0.0; };
     std::vector<double> phi;
-    if (c.kind == ATTEND_FEATURES_ELU)
+    if (c.kind == ATTEND_FEATURES_ELU || (c.kind == ATTEND_FEATURES_COSINE && c.variant))
         for (const double value : row) phi.push_back(value > 0.0 ? value + 1.0 : std::exp(value));
-    if (c.kind == ATTEND_FEATURES_RELU)
+    if (c.kind == ATTEND_FEATURES_RELU || (c.kind == ATTEND_FEATURES_COSINE && !c.variant))
         for (const double value : row) phi.push_back(relu(value));
     if (c.kind == ATTEND_FEATURES_DPFP) {
         std::vector<double> r;
@@ -201,6 +216,10 @@ inline std::vector<double> oracle_map(const LinearCase& c, const float* x, doubl
         for (const double value : row) phi.push_back(relu(value) + c.kernel_eps);
         return phi;
     }
+    if (c.unit_rows()) {
+        const double length = std::sqrt(2.0 * norm), divisor = c.variant ? length + 1e-3 : std::max(length, 1e-6);
+        for (double& value : row) value /= divisor;
+    }
     const float* omega = c.omega.data() + (c.slots > 1 ? kv_head : 0) * c.num_features * c.head_dim;
     for (int64_t m = 0; m < c.num_features; ++m) {
         double sum = 0.0;
@@ -208,7 +227,14 @@ inline std::vector<double> oracle_map(const LinearCase& c, const float* x, doubl
             sum += static_cast<double>(omega[m * c.head_dim + d]) * row[static_cast<size_t>(d)];
         u.push_back(sum);
     }
-    if (c.kind != ATTEND_FEATURES_PROJECTED_RELU) return u;
+    if (c.kind == ATTEND_FEATURES_ARCCOS)
+        for (const double value : u) phi.push_back(c.feature_factor * relu(value));
+    if (c.kind == ATTEND_FEATURES_SINCOS)
+        for (const double value : u) {
+            phi.push_back(c.feature_factor * std::sin(value));
+            phi.push_back(c.feature_factor * std::cos(value));
+        }
+    if (c.kind != ATTEND_FEATURES_PROJECTED_RELU) return c.unit_rows() ? phi : u;
     for (const double value : u)
         phi.push_back(relu(value) / std::sqrt(static_cast<double>(c.num_features)) + c.kernel_eps);
     return phi;
@@ -269,6 +295,15 @@ inline Expected oracle(const LinearCase& c) {
                                c.key_scale, hk, norm[key]);
                 c_k = std::max(c_k, c.kind == ATTEND_FEATURES_TRIG ? norm[key] : oracle_largest(c, u[key]));
             }
+            // Gates of the keys and their complements; hidden keys leave everything as it is.
+            std::vector<double> kept(u.size(), 1.0), taken(u.size(), 1.0);
+            for (size_t key = 0; c.gated && key < u.size(); ++key) {
+                if (!visible[key]) continue;
+                const double g =
+                    static_cast<double>(c.gate_data[at(b, hk, c.kv_heads, static_cast<int64_t>(key), c.kv_len)]);
+                kept[key] = std::max(c.gate_logits ? 1.0 / (1.0 + std::exp(-g)) : g, std::exp(-87.0));
+                taken[key] = c.gate_logits ? 1.0 / (1.0 + std::exp(g)) : 1.0 - g;
+            }
             // The references drop out of everything but guard and epsilons, where only the official ones count.
             const double key_reference = c.stabilised() && c.official ? c_k : 0.0;
             for (int64_t i = 0; i < c.q_len; ++i) {
@@ -283,8 +318,15 @@ inline Expected oracle(const LinearCase& c) {
                 const std::vector<double> phi_q = oracle_features(c, q_u, q_norm, q_reference);
                 const int64_t position = i + (c.per_item ? keys - rows : c.offset);
                 std::vector<double> num(static_cast<size_t>(c.value_dim), 0.0), size(num.size(), 0.0);
-                double den = 0.0, den_size = 0.0;
+                double den = 0.0, den_size = 0.0, sum_of_weights = 0.0;
                 bool any = false;
+                std::vector<double> outer(u.size(), 1.0);  // of each key, without its features
+                double left = 1.0;
+                for (int64_t j = std::min(position, c.kv_len - 1); j >= 0 && c.gated; --j) {
+                    outer[static_cast<size_t>(j)] = left * taken[static_cast<size_t>(j)];
+                    left *= kept[static_cast<size_t>(j)];
+                }
+                const int64_t place = c.item_positions ? position : i + c.query_offset;
                 for (int64_t j = 0; j < c.kv_len; ++j) {
                     const auto key = static_cast<size_t>(j);
                     if (!visible[key] || i >= rows || (c.causal && j > position)) continue;
@@ -293,10 +335,16 @@ inline Expected oracle(const LinearCase& c) {
                     double weight = 0.0, weight_size = 0.0;
                     for (size_t f = 0; f < phi_q.size(); ++f) {
                         weight += phi_q[f] * phi_k[f];
-                        weight_size += std::fabs(phi_q[f] * phi_k[f]);
+                        // relu(u) near 0 is as wrong as the sum u, whose terms are not small.
+                        const double terms = c.kind == ATTEND_FEATURES_ARCCOS ? c.feature_factor : 0.0;
+                        weight_size += (std::fabs(phi_q[f]) + terms) * (std::fabs(phi_k[f]) + terms);
                     }
-                    weight *= std::exp(beta[key]);
-                    weight_size *= std::exp(beta[key]);
+                    const double share = std::exp(beta[key]) * outer[key];
+                    const double turn =
+                        c.kind == ATTEND_FEATURES_COSINE ? std::cos(c.angle * static_cast<double>(place - j)) : 1.0;
+                    weight *= share * turn;
+                    weight_size *= share;
+                    sum_of_weights += share;
                     den += weight;
                     den_size += weight_size;
                     for (size_t column = 0; column < num.size(); ++column) {
@@ -311,6 +359,10 @@ inline Expected oracle(const LinearCase& c) {
                 if (c.guard == ATTEND_GUARD_SHIFT)
                     guarded = std::fabs(den) <= c.guard_eps ? den + 2.0 * c.guard_eps : den;
                 if (c.guard == ATTEND_GUARD_NUMERATOR) guarded = 1.0;
+                if (c.guard == ATTEND_GUARD_MAX) guarded = std::max(den, c.guard_eps);
+                if (c.guard == ATTEND_GUARD_MAX_SIZE) guarded = std::max(std::fabs(den), c.guard_eps);
+                if (c.guard == ATTEND_GUARD_WEIGHT)
+                    guarded = std::max(den, sum_of_weights * c.guard_heads[static_cast<size_t>(hk)]);
                 for (size_t column = 0; column < num.size(); ++column) {
                     const double o = !any || guarded == 0.0 ? 0.0 : num[column] / guarded;
                     result.output.push_back(o);
@@ -319,7 +371,7 @@ inline Expected oracle(const LinearCase& c) {
                     result.tolerance.push_back(
                         !any || guarded == 0.0 ? 0.0 : 4e-6 * (size[column] / std::fabs(guarded) + den_share) + 1e-12);
                 }
-                result.lse.push_back(!any || den == 0.0 ? minus_infinity : std::log(den) + q_reference + key_reference);
+                result.lse.push_back(!any || den <= 0.0 ? minus_infinity : std::log(den) + q_reference + key_reference);
             }
         }
     return result;
@@ -357,86 +409,6 @@ private:
     }
     attend_host host_{};
     uint32_t workers_;
-};
-
-// A logical array with strides in memory that is otherwise 0xFF.
-template <class T>
-class Laid {
-public:
-    Laid(std::vector<int64_t> shape, int layout, const std::vector<T>& dense)
-        : shape_(std::move(shape)), strides_(shape_.size()) {
-        const size_t rank = shape_.size();
-        std::vector<size_t> order(rank);
-        for (size_t axis = 0; axis < rank; ++axis) order[axis] = axis;
-        if (layout == 1 && rank >= 3) std::swap(order[rank - 2], order[rank - 3]);
-        int64_t step = layout == 3 ? 3 : 1;
-        for (size_t at = rank; at-- > 0;) {
-            strides_[order[at]] = step;
-            step = step * std::max<int64_t>(shape_[order[at]], 1) + (layout == 3 ? 5 : 0);
-        }
-        memory_.assign(static_cast<size_t>(step) + 32, T{});
-        std::memset(memory_.data(), 0xFF, memory_.size() * sizeof(T));
-        base_ = 16;
-        if (layout == 2)
-            for (size_t axis = rank >= 2 ? rank - 2 : 0; axis < rank; ++axis) {
-                base_ += strides_[axis] * std::max<int64_t>(shape_[axis] - 1, 0);
-                strides_[axis] = -strides_[axis];
-            }
-        size_t index = 0;
-        each([&](int64_t place) {
-            if (index < dense.size()) memory_[static_cast<size_t>(place)] = dense[index];
-            ++index;
-        });
-    }
-    attend_tensor* tensor() {
-        tensor_.struct_size = sizeof tensor_;
-        tensor_.data = memory_.data() + base_;
-        tensor_.device_type = ATTEND_DEVICE_CPU;
-        tensor_.ndim = static_cast<int32_t>(shape_.size());
-        tensor_.dtype_code = std::is_floating_point_v<T> ? ATTEND_CODE_FLOAT
-                             : std::is_signed_v<T>       ? ATTEND_CODE_INT
-                                                         : ATTEND_CODE_UINT;
-        tensor_.dtype_bits = sizeof(T) * 8;
-        tensor_.dtype_lanes = 1;
-        tensor_.shape = shape_.data();
-        tensor_.strides = strides_.data();
-        tensor_.align = sizeof(T);
-        return &tensor_;
-    }
-    std::vector<T> values() {
-        std::vector<T> dense;
-        each([&](int64_t place) { dense.push_back(memory_[static_cast<size_t>(place)]); });
-        return dense;
-    }
-    bool gaps_untouched() {
-        std::vector<bool> used(memory_.size(), false);
-        each([&](int64_t place) { used[static_cast<size_t>(place)] = true; });
-        T poison;
-        std::memset(&poison, 0xFF, sizeof poison);
-        for (size_t place = 0; place < memory_.size(); ++place)
-            if (!used[place] && std::memcmp(&memory_[place], &poison, sizeof poison) != 0) return false;
-        return true;
-    }
-
-private:
-    template <class Visit>
-    void each(Visit visit) {
-        for (const int64_t extent : shape_)
-            if (extent == 0) return;
-        std::vector<int64_t> index(shape_.size(), 0);
-        while (true) {
-            int64_t place = base_;
-            for (size_t axis = 0; axis < index.size(); ++axis) place += index[axis] * strides_[axis];
-            visit(place);
-            size_t axis = index.size();
-            while (axis > 0 && ++index[axis - 1] == shape_[axis - 1]) index[--axis] = 0;
-            if (axis == 0) return;
-        }
-    }
-    std::vector<int64_t> shape_, strides_;
-    std::vector<T> memory_;
-    int64_t base_{0};
-    attend_tensor tensor_{};
 };
 
 struct State {
@@ -489,12 +461,22 @@ inline EngineResult run_engine(const Entry& entry, const LinearCase& c, uint32_t
     Laid<float> omega({c.slots, c.num_features, c.head_dim}, c.layout, c.omega);
     Laid<uint8_t> mask({c.batch, c.mask_heads(c.mask), 1, keys}, c.layout, cut_mask(c.mask_data, c.mask));
     Laid<float> bias({c.batch, c.mask_heads(c.bias), 1, keys}, c.layout, cut_mask(c.bias_data, c.bias));
+    Laid<float> gates({c.batch, c.kv_heads, keys}, c.layout, cut_k(c.gate_data, 1));
     std::vector<int32_t> short_lengths(c.query_lengths.begin(), c.query_lengths.end());
     Laid<int32_t> query_lengths({c.batch}, c.layout, short_lengths);
     Laid<int64_t> key_lengths({c.batch}, c.layout, c.key_lengths);
 
     attend_linear_problem problem{};
     problem.flags = (c.causal ? ATTEND_LINEAR_CAUSAL : 0u) | (c.per_item ? ATTEND_LINEAR_OFFSET_PER_ITEM : 0u);
+    if (c.gated && c.gate_logits) problem.flags |= ATTEND_LINEAR_GATE_LOGITS;
+    problem.gates = c.gated ? gates.tensor() : nullptr;
+    problem.guard_heads = c.guard_heads.data();
+    problem.features.variant = c.variant;
+    problem.features.feature_factor = c.feature_factor;
+    problem.features.angle = c.angle;
+    problem.features.key_offset = piece.key_begin;
+    problem.features.query_offset = c.query_offset + piece.row_begin;
+    problem.features.item_positions = c.item_positions;
     problem.guard = c.guard;
     problem.guard_eps = c.guard_eps;
     problem.features.kind = c.kind;
@@ -564,7 +546,7 @@ inline bool agrees(float got, double expected, double limit) {
 
 // relu(u) near 0 is a difference of larger numbers: with few directions the logarithm of a denominator shows it.
 inline void compare(const LinearCase& c, const EngineResult& got, const Expected& expected) {
-    const double lse_limit = c.kind == ATTEND_FEATURES_PROJECTED_RELU ? 2e-4 : 1e-5;
+    const double lse_limit = c.kind == ATTEND_FEATURES_PROJECTED_RELU || c.kind == ATTEND_FEATURES_ARCCOS ? 2e-4 : 1e-5;
     REQUIRE(got.output.size() == expected.output.size());
     for (size_t at = 0; at < got.output.size(); ++at)
         if (!agrees(got.output[at], expected.output[at], expected.tolerance[at])) {
@@ -573,8 +555,13 @@ inline void compare(const LinearCase& c, const EngineResult& got, const Expected
             CHECK(false);
             break;
         }
+    // What a gate of 0 leaves is under the range of a float.
+    const auto vanished = [&](size_t at) {
+        return c.gated && expected.lse[at] < -80.0 && got.lse[at] < -80.0f;
+    };
     for (size_t at = 0; c.want_lse && at < got.lse.size(); ++at)
-        if (!agrees(got.lse[at], expected.lse[at], lse_limit * std::max(1.0, std::fabs(expected.lse[at])))) {
+        if (!vanished(at) &&
+            !agrees(got.lse[at], expected.lse[at], lse_limit * std::max(1.0, std::fabs(expected.lse[at])))) {
             INFO("lse[" << at << "] is " << got.lse[at] << ", expected " << expected.lse[at]);
             CHECK(false);
             break;

@@ -41,8 +41,9 @@ typedef struct attend_feature_map {
     double query_scale, key_scale;
     double feature_eps, kernel_eps;
     double feature_factor; /* kinds 9 and 10 */
-    double angle;          /* kind 8: of one position; key j stands at j */
-    int64_t query_offset;  /* kind 8: position of query 0, unless item_positions is set: then the item's offset */
+    double angle;          /* kind 8: of one position */
+    /* Kind 8: positions of key 0 and query 0; with item_positions query 0 stands at key_offset and the item's offset. */
+    int64_t key_offset, query_offset;
     uint32_t item_positions, reserved0;
 } attend_feature_map;
 
