@@ -4,7 +4,6 @@
 
 #include "attend/author/pattern.hpp"
 #include "attend/toolkit/core/message.hpp"
-#include "attend/toolkit/tile/keys/band.hpp"
 #include "global_rows.hpp"
 #include "stages.hpp"
 
@@ -67,10 +66,10 @@ public:
         if (options_.dilated() && args_.scores == nullptr) {
             status = run_dilated(lists, most, rest);
         } else {
-            BandKeys band{};
-            band.left = band.right = options_.window_size;
             if (most == 0 && !options_.dilated()) {
-                use_keys(call_.problem, band);
+                // A band alone is what the engine's own window is.
+                call_.problem.window_left = Parts::narrower(call_.problem.window_left, options_.window_size);
+                call_.problem.window_right = Parts::narrower(call_.problem.window_right, options_.window_size);
             } else {
                 fill(pattern, options_, desc_, {lists.items, lists.all, lists.offsets}, steps);
                 use_pattern(call_.problem, pattern);
