@@ -255,7 +255,7 @@ attend_status run_exact_heads(const Run& run, const ForwardArgs& args, const Con
     for (int64_t item = 0; item < run.desc->batch * run.heads(); ++item) {
         if (!run.exact[item]) continue;
         const int64_t b = item / run.heads(), head = item % run.heads();
-        OwnTensor query, key, value, output, mask, head_mask, lengths;
+        OwnTensor query, key, value, output, mask, head_mask;
         one_head_of(query, *args.query, b, head);
         one_head_of(key, *args.key, b, run.kv_head(head));
         one_head_of(value, *args.value, b, run.kv_head(head));
