@@ -106,7 +106,10 @@ public:
             rows.rows = ATTEND_ROWS_LISTED;
             rows.row_list = listed;
         }
-        return answer_pattern(pattern, desc, asked, false);
+        PatternArgs rows = asked;
+        // Dilated windows go class by class, whose rows do not stand side by side; each computes what it sees.
+        if (options.dilated() && rows.rows_at_once == 0) rows.rows_at_once = 1;
+        return answer_pattern(pattern, desc, rows, false);
     }
 
 private:

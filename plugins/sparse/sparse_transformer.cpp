@@ -216,8 +216,12 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
 attend_status pattern(const Options& options, const PlanArgs& args, const PatternArgs& asked, const Context& context) {
     Carve carve(context);
     Pattern pattern(*args.desc);
-    Layout(options, *args.desc).fill(pattern, *args.desc, Layout::take(carve, *args.desc));
-    return answer_pattern(pattern, *args.desc, asked, false);
+    const Layout layout(options, *args.desc);
+    layout.fill(pattern, *args.desc, Layout::take(carve, *args.desc));
+    PatternArgs rows = asked;
+    // Far keys go class by class, whose rows do not stand side by side; each computes what it sees.
+    if (layout.form == strided && rows.rows_at_once == 0) rows.rows_at_once = 1;
+    return answer_pattern(pattern, *args.desc, rows, false);
 }
 
 void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
