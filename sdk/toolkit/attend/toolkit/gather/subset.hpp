@@ -4,6 +4,8 @@
 // head alone.
 #pragma once
 
+#include <cstddef>
+
 #include "attend/toolkit/core/rng.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -16,36 +18,55 @@ inline int64_t subset_slots(int64_t k) {
 }
 inline int64_t subset_ints(int64_t k) { return 2 * subset_slots(k); }
 
-// Ascending, by merging runs; from and to have `count` entries, and the result is in `list`.
-inline void sort_ints(int32_t* list, int32_t* spare, int64_t count) {
-    constexpr int64_t run = 8;
-    for (int64_t begin = 0; begin < count; begin += run) {
-        const int64_t end = begin + run < count ? begin + run : count;
-        for (int64_t at = begin + 1; at < end; ++at) {
-            const int32_t x = list[at];
-            int64_t place = at;
-            for (; place > begin && list[place - 1] > x; --place) list[place] = list[place - 1];
-            list[place] = x;
-        }
+// Numbers below n in ascending order. They are spread evenly, so buckets of equal width hold about one each, and what
+// remains is a pass of insertions. memory has subset_ints(count) entries.
+inline void sort_spread(int32_t* list, int32_t* memory, int64_t count, int64_t n) {
+    const int64_t buckets = subset_slots(count) / 2;
+    int shift = 0;
+    while ((n - 1) >> shift >= buckets) ++shift;
+    int32_t *const begin = memory, *const spare = memory + 2 * buckets;
+    for (int64_t at = 0; at < buckets; ++at) begin[at] = 0;
+    for (int64_t at = 0; at < count; ++at) ++begin[list[at] >> shift];
+    int32_t sum = 0;
+    for (int64_t at = 0; at < buckets; ++at) {
+        const int32_t own = begin[at];
+        begin[at] = sum;
+        sum += own;
     }
-    int32_t *from = list, *to = spare;
-    for (int64_t width = run; width < count; width *= 2) {
-        for (int64_t begin = 0; begin < count; begin += 2 * width) {
-            const int64_t middle = begin + width < count ? begin + width : count;
-            const int64_t end = middle + width < count ? middle + width : count;
-            int64_t a = begin, b = middle;
-            for (int64_t at = begin; at < end; ++at) {
-                const bool first = b >= end || (a < middle && from[a] <= from[b]);
-                to[at] = first ? from[a] : from[b];
-                (first ? a : b) += 1;
-            }
-        }
-        int32_t* const swap = from;
-        from = to;
-        to = swap;
+    for (int64_t at = 0; at < count; ++at) spare[begin[list[at] >> shift]++] = list[at];
+    for (int64_t at = 0; at < count; ++at) {
+        const int32_t x = spare[at];
+        int64_t place = at;
+        for (; place > 0 && list[place - 1] > x; --place) list[place] = list[place - 1];
+        list[place] = x;
     }
-    if (from != list)
-        for (int64_t at = 0; at < count; ++at) list[at] = from[at];
+}
+
+// Words 64 b to 64 b + 63 of a row: a block of the generator in each lane, so that compilers turn the rounds into vectors.
+constexpr int64_t words_at_once = 64;
+inline void pattern_words(uint64_t seed, uint32_t aux, uint32_t row, uint32_t head, int64_t b, uint32_t* words) {
+    constexpr int64_t lanes = words_at_once / 4;
+    uint32_t c[4][lanes];
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+        c[0][lane] = static_cast<uint32_t>(b * lanes + lane);
+        c[1][lane] = row;
+        c[2][lane] = head;
+        c[3][lane] = counter_tail(RandomDomain::pattern, aux);
+    }
+    auto k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const uint64_t a = uint64_t{0xD2511F53u} * c[0][lane], d = uint64_t{0xCD9E8D57u} * c[2][lane];
+            c[0][lane] = static_cast<uint32_t>(d >> 32) ^ c[1][lane] ^ k0;
+            c[2][lane] = static_cast<uint32_t>(a >> 32) ^ c[3][lane] ^ k1;
+            c[1][lane] = static_cast<uint32_t>(d);
+            c[3][lane] = static_cast<uint32_t>(a);
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        for (int64_t word = 0; word < 4; ++word) words[4 * lane + word] = c[word][lane];
 }
 
 // Returns the number of entries, the lesser of k and n. memory has subset_ints(k) entries.
@@ -65,11 +86,10 @@ inline int64_t draw_subset(uint64_t seed, uint32_t aux, uint32_t row, uint32_t h
         while (place[at] >= 0 && place[at] != position) at = (at + 1) & (slots - 1);
         return at;
     };
-    RandomWords words{};
+    uint32_t words[size_t{words_at_once}];
     for (int64_t d = 0; d < k; ++d) {
-        if (d % 4 == 0)
-            words = philox(seed, static_cast<uint32_t>(d / 4), row, head, counter_tail(RandomDomain::pattern, aux));
-        const int64_t other = d + bounded(words.word[d % 4], static_cast<uint32_t>(n - d));
+        if (d % words_at_once == 0) pattern_words(seed, aux, row, head, d / words_at_once, words);
+        const int64_t other = d + bounded(words[d % words_at_once], static_cast<uint32_t>(n - d));
         const int64_t own_slot = slot_of(static_cast<int32_t>(d));
         const int32_t own = place[own_slot] < 0 ? static_cast<int32_t>(d) : number[own_slot];
         if (other == d) {
@@ -81,7 +101,7 @@ inline int64_t draw_subset(uint64_t seed, uint32_t aux, uint32_t row, uint32_t h
         place[slot] = static_cast<int32_t>(other);
         number[slot] = own;
     }
-    sort_ints(list, memory, k);
+    sort_spread(list, memory, k, n);
     return k;
 }
 
