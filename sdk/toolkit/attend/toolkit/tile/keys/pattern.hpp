@@ -180,17 +180,31 @@ private:
         return term.kind == ATTEND_PATTERN_BLOCKS ? pattern_floor(p, term.width) : p;
     }
 
+    // Whether any lane sees any of the keys by a term. Block maps are asked lane by lane anyway.
+    bool reaches(const attend_pattern_term& term, const PatternTile& tile, int64_t from, int64_t limit) const {
+        if (term.kind == ATTEND_PATTERN_BLOCK_MAP) return true;
+        PatternCursor cursor;
+        cursor.start(pattern_, term, tile, from, limit);
+        while (cursor.now.end <= from && cursor.now.begin < limit) cursor.advance();
+        return cursor.now.begin < limit;
+    }
+
     // Any terms: where the runs of each lane begin and end, then counted along the rows.
     void keep_by_toggles(float* scores, int64_t first_row, int64_t num_rows) const {
         const int64_t lanes = lanes_.lane_stride;
         int16_t toggles[(most_rows_at_once + 1) * most_pattern_lanes];
         for (int64_t at = 0; at < (num_rows + 1) * lanes; ++at) toggles[at] = 0;
         const int64_t from = keys_.position(first_row), limit = keys_.position(first_row + num_rows - 1) + 1;
+        const LanesOfTile whole(pattern_, lanes_);
         for (uint32_t index = 0; index < pattern_.num_terms; ++index) {
+            if (!reaches(pattern_.terms[index], whole.tile, from, limit)) continue;
             attend_pattern_term term = pattern_.terms[index];
             const bool by_head = depends_on_head(term), always = term.rows == ATTEND_ROWS_ALL && term.heads == nullptr;
             term.rows = ATTEND_ROWS_ALL;
             term.heads = nullptr;
+            const PatternBlocks blocks{&term, pattern_.num_keys};
+            const bool mapped = term.kind == ATTEND_PATTERN_BLOCK_MAP;
+            const int64_t first_block = mapped ? blocks.of(from) : 0, last_block = mapped ? blocks.of(limit - 1) : 0;
             int32_t begins[most_rows_at_once], ends[most_rows_at_once];
             int64_t runs = -1, known = 0;
             int32_t known_head = 0;
@@ -202,16 +216,24 @@ private:
                     runs = 0;
                     known = own;
                     known_head = head;
-                    const int64_t p = lanes_.lane_position[lane];
-                    const PatternTile one{p, p, lanes_.batch, &head, 1};
-                    PatternCursor cursor;
-                    for (cursor.start(pattern_, term, one, from, limit); cursor.now.begin < limit; cursor.advance()) {
-                        if (cursor.now.end <= from) continue;
-                        const int64_t begin = cursor.now.begin < from ? from : cursor.now.begin;
-                        const int64_t low = keys_.row(begin) - first_row, high = keys_.row(cursor.now.end) - first_row;
-                        if (low >= high) continue;
+                    const auto add = [&](int64_t begin, int64_t end) {
+                        const int64_t low = keys_.row(begin < from ? from : begin) - first_row;
+                        const int64_t high = keys_.row(end > limit ? limit : end) - first_row;
+                        if (low >= high) return;
                         begins[runs] = static_cast<int32_t>(low);
                         ends[runs++] = static_cast<int32_t>(high);
+                    };
+                    const int64_t p = lanes_.lane_position[lane];
+                    const PatternTile one{p, p, lanes_.batch, &head, 1};
+                    if (term.kind == ATTEND_PATTERN_BLOCK_MAP) {
+                        const int64_t list_head = term.head_stride == 0 ? 0 : head;
+                        for (int64_t block = blocks.next(own, list_head, first_block);
+                             block >= 0 && block <= last_block; block = blocks.next(own, list_head, block + 1))
+                            add(blocks.begin(block), blocks.begin(block + 1));
+                    } else {
+                        PatternCursor cursor;
+                        for (cursor.start(pattern_, term, one, from, limit); cursor.now.begin < limit; cursor.advance())
+                            if (cursor.now.end > from) add(cursor.now.begin, cursor.now.end);
                     }
                 }
                 for (int64_t run = 0; run < runs; ++run) {
