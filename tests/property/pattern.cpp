@@ -54,7 +54,8 @@ std::vector<Keys> weighed(const ForwardInputs& inputs, const std::string& mechan
     std::vector<Keys> rows;
     for (std::int64_t i = 0; i < weights.shape[2]; ++i) {
         rows.emplace_back();
-        for (std::int64_t j = 0; j < weights.shape[3]; ++j)
+        // Extra keys behind those of the call, such as hubs, are no part of a pattern.
+        for (std::int64_t j = 0; j < inputs.key->shape[2]; ++j)
             if (weights.as<const float>()[head * weights.strides[1] + i * weights.strides[2] + j * weights.strides[3]] >
                 0.0f)
                 rows.back().insert(j);
