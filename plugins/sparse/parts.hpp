@@ -308,9 +308,10 @@ public:
         double of_to = 0.0, of_other = 1.0, total = static_cast<double>(other);
         if (lse != -__builtin_inff()) {
             const auto x = static_cast<double>(lse), y = static_cast<double>(other);
-            const double most = x > y ? x : y;
-            total = most + ::log(::exp(x - most) + ::exp(y - most));
-            of_to = ::exp(x - total), of_other = ::exp(y - total);
+            // With the larger one taken out, one exponential is left.
+            const double lesser = ::exp(x > y ? y - x : x - y), sum = 1.0 + lesser;
+            total = (x > y ? x : y) + ::log(sum);
+            of_to = (x > y ? 1.0 : lesser) / sum, of_other = (x > y ? lesser : 1.0) / sum;
         }
         lse = static_cast<float>(total);
         const auto first = static_cast<float>(of_to), second = static_cast<float>(of_other);
