@@ -62,10 +62,10 @@ constexpr attend_port port_table[] = {
     output_port(0, "segment_weights",
                 "!block & segment_offsets: B,Hq,Nq,num_offsets-1 | !block: "
                 "B,Hq,Nq,ceil(Nk/segment_size)",
-                "weight of each segment", ATTEND_OPTIONAL),
+                "weight of each segment"),
     output_port(0, "segment_lse",
                 "!block & segment_offsets: B,Hq,Nq,num_offsets-1 | !block: B,Hq,Nq,ceil(Nk/segment_size)",
-                "log of the sum of exponentials inside each segment", ATTEND_OPTIONAL),
+                "log of the sum of exponentials inside each segment"),
 };
 
 KeySegments segments_of(const HierarchicalOptions& options, const attend_plan_desc& desc,

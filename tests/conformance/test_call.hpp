@@ -96,7 +96,7 @@ public:
     Call(Opened& plugin, std::uint32_t index, Findings& findings) : plugin_(plugin) {
         auto record = std::make_shared<MechanismRecord>();
         functions = plugin.table->mechanism_at(plugin.lib, index);
-        if (const auto failure = attend::audit_mechanism(functions, *record)) {
+        if (const auto failure = attend::audit_mechanism(functions, plugin.lib, *record)) {
             findings.push_back(failure->sentence);
             return;
         }
