@@ -43,7 +43,10 @@ static attend_status plan_info(const attend_plan *plan, attend_plan_info *info) 
 }
 static void drop_plan(attend_plan *plan) { plan->host->release(plan->host, plan, sizeof *plan, 64); }
 static const void *get_extension(const attend_lib *lib, const char *id) {
-    return attend_text_equal(id, ATTEND_EXT_COST) || attend_text_equal(id, ATTEND_EXT_TOLERANCE) ? NULL : (const void *)lib;
+    const char *const known[] = {ATTEND_EXT_COST, ATTEND_EXT_TOLERANCE, ATTEND_EXT_GUIDE, ATTEND_EXT_PATTERN};
+    for (unsigned at = 0; at < sizeof known / sizeof known[0]; ++at)
+        if (attend_text_equal(id, known[at])) return NULL;
+    return lib;
 }
 
 static const attend_port ports[] = {
