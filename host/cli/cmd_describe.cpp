@@ -162,8 +162,10 @@ Result<Outcome> run(const Flags& given, const GlobalFlags& flags) {
     Result<Session> session = open_session(flags);
     if (!session) return session.error();
     if (given.plan) return run_plan(*session->service, given, flags.json);
-    if (given.sizes.length)
-        return wrong_use("describe: --sequence-length is given without --plan; accepted: both, or neither");
+    const OptionFlags& options = given.sizes.options;
+    if (given.sizes.length || given.sizes.length_k || given.sizes.heads || given.sizes.kv_heads ||
+        !options.sets.empty() || options.file || options.causal || options.window_size)
+        return wrong_use("describe: sizes and options of a call are given without --plan; accepted: with --plan alone");
     Result<MechanismPtr> mechanism = find_mechanism(*session->service, *name, "describe");
     if (!mechanism) return mechanism.error();
     return Outcome{exit_done, flags.json ? json_text(describe_json(**mechanism)) : describe_text(**mechanism)};

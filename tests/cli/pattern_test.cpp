@@ -33,7 +33,14 @@ TEST_CASE("describe --plan says why there is no plan") {
     CHECK(dense.status == 2);
     CHECK(contains(dense.err, "flash-attention-v2: has no key pattern"));
     CHECK(run_attend({"describe", "local-attention", "--plan"}).status == 2);
-    CHECK(run_attend({"describe", "local-attention", "--sequence-length", "200"}).status == 2);
+    for (const std::vector<std::string>& flags : std::vector<std::vector<std::string>>{
+             {"--sequence-length", "200"}, {"--heads", "2"}, {"--set", "window_size=3"}, {"--causal"}}) {
+        std::vector<std::string> words{"describe", "local-attention"};
+        words.insert(words.end(), flags.begin(), flags.end());
+        const Run without = run_attend(words);
+        CHECK(without.status == 2);
+        CHECK(contains(without.err, "without --plan"));
+    }
     CHECK(run_attend({"describe", "local-attention", "--plan", "--sequence-length", "x"}).status == 2);
 }
 

@@ -67,7 +67,7 @@ public:
                                   ? nullptr
                                   : static_cast<const attend_pattern_extension*>(
                                         functions.get_extension(mechanism_->lib, ATTEND_EXT_PATTERN));
-        if (pattern == nullptr)
+        if (pattern == nullptr || pattern->struct_size < sizeof *pattern || pattern->visit == nullptr)
             return Error{ErrorCode::unsupported,
                          mechanism_->name +
                              ": has no key pattern to show; accepted: a mechanism that chooses its keys by position",
@@ -76,14 +76,35 @@ public:
         attend_error error{sizeof error, text.size(), ATTEND_OK, 0, text.data(), nullptr};
         std::vector<attend_value> values = abi_values();
         plan_->desc.options = {values.data(), static_cast<std::uint32_t>(values.size()), sizeof(attend_value)};
+        // What a plugin says is used to address memory: ranges outside the call go no further.
+        struct Bounds {
+            const PatternRows& asked;
+            std::int64_t keys;
+            const PatternVisitor& next;
+            bool strayed;
+        } bounds{rows, sizes.kv_len, visit, false};
         const attend_status status = pattern->visit(
             mechanism_->lib, &plan_->desc, rows.head, rows.first, rows.count, rows.at_once,
             [](void* visitor, int64_t first, int64_t count, const attend_pattern_keys* keys) noexcept {
-                (*static_cast<const PatternVisitor*>(visitor))(
+                Bounds& self = *static_cast<Bounds*>(visitor);
+                const std::int64_t end = self.asked.first + self.asked.count;
+                if (first < self.asked.first || first >= end || count < 1 || count > end - first || keys == nullptr ||
+                    keys->step < 1 || keys->begin < 0 || keys->end > self.keys) {
+                    self.strayed = true;
+                    return;
+                }
+                self.next(
                     {first, count, keys->begin, keys->end, keys->step, (keys->flags & ATTEND_PATTERN_PARTIAL) != 0});
             },
-            const_cast<PatternVisitor*>(&visit), &error);
+            &bounds, &error);
         if (status != ATTEND_OK) return plugin_error(*mechanism_, status, text.data());
+        if (bounds.strayed)
+            return Error{ErrorCode::plugin,
+                         mechanism_->name +
+                             ": its key pattern names rows or keys outside the call; accepted: rows that were "
+                             "asked for, keys up to " +
+                             std::to_string(sizes.kv_len),
+                         ""};
         return {};
     }
 
