@@ -16,9 +16,10 @@ struct Block {
     std::vector<std::int64_t> query_lengths, key_lengths;
     std::function<bool(std::int64_t, std::int64_t, std::int64_t)> shown = [](auto, auto, auto) { return true; };
 
-    explicit Block(Random& random) {
+    explicit Block(Random& random, std::int64_t long_queries = 0, std::int64_t long_keys = 0) {
         batch = 1 + random.below(3), queries = 1 + random.below(90), keys = 1 + random.below(60);
         heads = 1 + random.below(4), width = heads * (2 + random.below(9));
+        if (long_keys > 0) batch = 1, queries = long_queries, keys = long_keys, heads = 2, width = 6;
         inputs.query = normal(random, {batch, queries, width});
         inputs.key = normal(random, {batch, keys, width});
         Weights w;
@@ -184,6 +185,36 @@ TEST_CASE("hierarchical-cross-attention: block formula") {
                     const Tensor got = block.output();
                     for (std::int64_t b = 0; b < block.batch; ++b) CHECK(agree(got, b, block.formula(b)));
                 });
+}
+
+// Documents and sequences are read in tiles and portions, which no result may tell.
+TEST_CASE("hierarchical-cross-attention: block of a long document") {
+    struct Case {
+        std::int64_t queries, keys;
+        std::vector<std::int64_t> cuts;
+        bool mask;
+    };
+    const std::vector<Case> cases = {{5, 5000, {0, 5000}, false},
+                                     {5, 5000, {3, 40, 40, 2200, 2210, 4900, 4900, 4999}, true},
+                                     {530, 2500, {0, 100, 200, 2300, 2400, 2500}, true},
+                                     {3, 4100, {0, 2048, 4096, 4100}, false}};
+    for (const Case& one : cases) {
+        Random random(static_cast<std::uint64_t>(one.keys + one.queries));
+        Block block(random, one.queries, one.keys);
+        block.options.pop_back();
+        block.cuts[0] = one.cuts;
+        block.inputs.extra.emplace_back("segment_offsets",
+                                        ints({static_cast<std::int64_t>(one.cuts.size())}, one.cuts));
+        if (one.mask) block.with_mask(random);
+        CHECK(agree(block.output(), 0, block.formula(0)));
+        CHECK(same_bits(block.output(1), block.output(2)));
+    }
+    Random random(9);
+    Block many(random, 70, 4200);
+    many.options.back() = {"segment_size", 2};
+    many.cuts[0].clear();
+    for (std::int64_t at = 0; at <= many.keys; at += 2) many.cuts[0].push_back(at);
+    CHECK(agree(many.output(), 0, many.formula(0)));
 }
 
 TEST_CASE("hierarchical-cross-attention: block mask of every rank") {
