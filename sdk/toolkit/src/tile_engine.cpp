@@ -63,6 +63,11 @@ public:
         }
     }
 
+    // Rows of the query tile that takes place `at` of the group behind this one.
+    void comes_next(int64_t at, const TileRows& rows) {
+        for (int64_t map = 0; map < run_.sizes.maps && at + map < count_; ++map) worker(at + map).comes_next(rows);
+    }
+
     void run() {
         if (count_ == 0) return;
         for (int64_t at = 0; at < count_; ++at) {
@@ -223,14 +228,25 @@ private:
     alignas(TileWorker) unsigned char space_[size_t{most_maps} * sizeof(TileWorker)];
 };
 
-// Tiles [first, end) of a head.
-void attend_tiles(const TileRun& run, const TileScratch& scratch, TileRows rows, int64_t first, int64_t end) {
+// Tiles [first, end) of the head in `rows`.
+struct Tiles {
+    TileRows rows;
+    int64_t first, end;
+};
+
+TileRows rows_of_tile(const TileSizes& sizes, TileRows rows, int64_t tile) {
+    rows.begin = tile * sizes.tile_lanes;
+    rows.end = lesser(rows.begin + sizes.tile_lanes, sizes.q_len * rows.pack);
+    return rows;
+}
+
+// next: the tiles behind these.
+void attend_tiles(const TileRun& run, const TileScratch& scratch, const Tiles& tiles, const Tiles& next) {
     const TileSizes& sizes = run.sizes;
     TileGroup group(run, scratch);
-    const int64_t valid = valid_rows(run, rows.batch) * rows.pack;
-    for (int64_t tile = first; tile < end; ++tile) {
-        rows.begin = tile * sizes.tile_lanes;
-        rows.end = lesser(rows.begin + sizes.tile_lanes, sizes.q_len * rows.pack);
+    const int64_t valid = valid_rows(run, tiles.rows.batch) * tiles.rows.pack;
+    for (int64_t tile = tiles.first; tile < tiles.end; ++tile) {
+        TileRows rows = rows_of_tile(sizes, tiles.rows, tile);
         if (run.scores.present)
             for (int64_t v = rows.begin; v < rows.end; ++v)
                 fill_zero(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0),
@@ -241,6 +257,8 @@ void attend_tiles(const TileRun& run, const TileScratch& scratch, TileRows rows,
         rows.end = empty.begin;
         if (rows.begin < rows.end) group.add(rows);
     }
+    for (int64_t at = 0; at < next.end - next.first; ++at)
+        group.comes_next(at * sizes.maps, rows_of_tile(sizes, next.rows, next.first + at));
     group.run();
 }
 
@@ -254,7 +272,7 @@ void attend_average(const TileRun& run, const TileScratch& scratch, TileRows row
     for (int64_t head = 0; head < sizes.q_heads; ++head) {
         rows.first_head = head;
         rows.kv_head = head * sizes.kv_heads / sizes.q_heads;
-        attend_tiles(run, scratch, rows, tile, tile + 1);
+        attend_tiles(run, scratch, {rows, tile, tile + 1}, {});
     }
     const float share = static_cast<float>(1.0 / static_cast<double>(sizes.q_heads));
     for (int64_t row = begin; row < end; ++row) {
@@ -277,19 +295,25 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
     // and with few groups those of all heads, so that workers end with short ones.
     const int64_t heads = sizes.batch * sizes.outer;
     const bool by_length = longest_first(run);
-    for (int64_t item = static_cast<int64_t>(begin); item < static_cast<int64_t>(end); ++item) {
+    const auto tiles_of = [&](int64_t item) {
+        Tiles tiles{};
         const int64_t outer = by_length ? item % heads : item / sizes.groups;
         const int64_t group = sizes.groups - 1 - (by_length ? item / heads : item % sizes.groups);
-        TileRows rows{};
-        rows.pack = sizes.pack;
-        rows.batch = outer / sizes.outer;
-        if (sizes.average) {
-            attend_average(run, scratch, rows, group);
-            continue;
-        }
-        rows.kv_head = outer % sizes.outer;
-        rows.first_head = rows.kv_head * sizes.pack;
-        attend_tiles(run, scratch, rows, sizes.first_tile(group), sizes.first_tile(group + 1));
+        tiles.rows.pack = sizes.pack;
+        tiles.rows.batch = outer / sizes.outer;
+        tiles.rows.kv_head = outer % sizes.outer;
+        tiles.rows.first_head = tiles.rows.kv_head * sizes.pack;
+        tiles.first = sizes.first_tile(group);
+        tiles.end = sizes.first_tile(group + 1);
+        return tiles;
+    };
+    const int64_t last = static_cast<int64_t>(end);
+    for (int64_t item = static_cast<int64_t>(begin); item < last; ++item) {
+        const Tiles tiles = tiles_of(item);
+        if (sizes.average)
+            attend_average(run, scratch, tiles.rows, tiles.first);
+        else
+            attend_tiles(run, scratch, tiles, item + 1 < last ? tiles_of(item + 1) : Tiles{});
     }
     return ATTEND_OK;
 }

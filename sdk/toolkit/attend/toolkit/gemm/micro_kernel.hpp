@@ -14,6 +14,7 @@
 //   store_lanes   the way back
 #pragma once
 
+#include "attend/toolkit/core/ahead.hpp"
 #include "attend/toolkit/simd/isa.hpp"
 #include "attend/toolkit/simd/transpose.hpp"
 
@@ -115,11 +116,13 @@ constexpr int full_rows = V == 1 ? 2 * tile_rows : tile_rows;
 template <int V, Layout layout>
 __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_stride, int64_t inner_stride,
                                                    int64_t rows, const float* x, int64_t count, float* out, Into into,
-                                                   const float* rescale, int64_t lanes) {
+                                                   const float* rescale, int64_t lanes, Ahead* ahead) {
     int64_t row = 0;
-    for (; row + full_rows<V> <= rows; row += full_rows<V>)
+    for (; row + full_rows<V> <= rows; row += full_rows<V>) {
+        if (ahead != nullptr) ahead->step();
         register_tile<V, full_rows<V>, layout>(a + row * row_stride, row_stride, inner_stride, x, count,
                                                out + row * lanes, into, rescale, lanes);
+    }
     if constexpr (full_rows < V >> 8)
         for (; row + 8 <= rows; row += 8)
             register_tile<V, 8, layout>(a + row * row_stride, row_stride, inner_stride, x, count, out + row * lanes,
@@ -140,13 +143,13 @@ __attribute__((noinline)) inline void product_rows(const float* a, int64_t row_s
 template <int V>
 inline void product(const float* a, int64_t row_stride, int64_t inner_stride, int64_t rows, const float* x,
                     int64_t count, float* out, Into into = Into::overwrite, const float* rescale = nullptr,
-                    int64_t lanes = V * batch_lanes) {
+                    int64_t lanes = V * batch_lanes, Ahead* ahead = nullptr) {
     if (inner_stride == 1)
-        product_rows<V, Layout::unit_inner>(a, row_stride, 1, rows, x, count, out, into, rescale, lanes);
+        product_rows<V, Layout::unit_inner>(a, row_stride, 1, rows, x, count, out, into, rescale, lanes, ahead);
     else if (row_stride == 1)
-        product_rows<V, Layout::unit_rows>(a, 1, inner_stride, rows, x, count, out, into, rescale, lanes);
+        product_rows<V, Layout::unit_rows>(a, 1, inner_stride, rows, x, count, out, into, rescale, lanes, ahead);
     else
-        product_rows<V, Layout::strided>(a, row_stride, inner_stride, rows, x, count, out, into, rescale, lanes);
+        product_rows<V, Layout::strided>(a, row_stride, inner_stride, rows, x, count, out, into, rescale, lanes, ahead);
 }
 
 // S[key][lane] of `keys` keys of head_dim features; queries is [head_dim][V vectors].

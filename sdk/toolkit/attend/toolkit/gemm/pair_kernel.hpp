@@ -27,6 +27,7 @@ struct PairProduct {
     Into into;
     const float* rescale;
     int64_t lanes;  // of a row of x and out, of which V vectors take part
+    Ahead* ahead;   // or NULL
 };
 
 template <int V, int R, Layout layout, Dots dots>
@@ -132,7 +133,10 @@ ATTEND_ALWAYS_INLINE void pair_tile(const PairProduct& product, int64_t first_ro
 template <int V, Layout layout, Dots dots>
 ATTEND_ALWAYS_INLINE void pair_tiles(const PairProduct& product) {
     int64_t row = 0;
-    for (; row + tile_rows <= product.rows; row += tile_rows) pair_tile<V, tile_rows, layout, dots>(product, row);
+    for (; row + tile_rows <= product.rows; row += tile_rows) {
+        if (product.ahead != nullptr) product.ahead->step();
+        pair_tile<V, tile_rows, layout, dots>(product, row);
+    }
     if constexpr (tile_rows > 4)
         for (; row + 4 <= product.rows; row += 4) pair_tile<V, 4, layout, dots>(product, row);
     for (; row + 2 <= product.rows; row += 2) pair_tile<V, 2, layout, dots>(product, row);
@@ -161,7 +165,7 @@ inline void pair_rows(const PairProduct& product) {
 template <int V, Dots dots>
 inline void pair_product(const void* a, int64_t row_stride, int64_t inner_stride, int64_t rows, const uint32_t* x,
                          int64_t elements, float* out, Into into = Into::overwrite, const float* rescale = nullptr,
-                         int64_t lanes = V * batch_lanes) {
+                         int64_t lanes = V * batch_lanes, Ahead* ahead = nullptr) {
     const PairProduct product{static_cast<const unsigned char*>(a),
                               row_stride,
                               inner_stride,
@@ -172,7 +176,8 @@ inline void pair_product(const void* a, int64_t row_stride, int64_t inner_stride
                               out,
                               into,
                               rescale,
-                              lanes};
+                              lanes,
+                              ahead};
     if (inner_stride == 4)
         pair_rows<V, Layout::unit_inner, dots>(product);
     else if (row_stride == 4)

@@ -122,8 +122,9 @@ struct TileScratch {
     uint8_t* mask;                           // [key][lane]
     const float** rows;
     float** out_rows;
-    float *keys, *values;  // [key_tile][head_dim] of other types than float32; [key_tile][value_dim]
-    float* stage;          // [lane][head_dim or value_dim] where queries and output are not
+    const char** fetch_rows;  // [2][lane]
+    float *keys, *values;     // [key_tile][head_dim] of other types than float32; [key_tile][value_dim]
+    float* stage;             // [lane][head_dim or value_dim] where queries and output are not
     float *shared_scores, *block_memory, *scratch;  // of the hooks
     SharedScores* shared;
     TileState states[most_maps];
@@ -139,6 +140,7 @@ struct TileScratch {
         scratch.mask = space.take<uint8_t>(sizes.key_tile * lanes);
         scratch.rows = space.take<const float*>(lanes);
         scratch.out_rows = space.take<float*>(lanes);
+        scratch.fetch_rows = space.take<const char*>(2 * lanes);
         if (sizes.staged) scratch.keys = space.take<float>(sizes.key_tile * sizes.head_dim);
         scratch.values = space.take<float>(sizes.key_tile * sizes.value_dim);
         if (sizes.narrow) scratch.stage = space.take<float>(lanes * greater(sizes.head_dim, sizes.value_dim));

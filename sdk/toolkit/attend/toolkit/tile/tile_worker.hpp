@@ -43,9 +43,12 @@ public:
         const int64_t bytes = run_->sizes.head_dim * storage_bytes(query.storage);
         for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
             const char* row = query.at(rows_.batch, state_.head[lane], row_of(lane));
-            for (int64_t at = 0; at < bytes; at += cache_line) __builtin_prefetch(row + at);
+            for (int64_t at = 0; at < bytes; at += Ahead::line) __builtin_prefetch(row + at);
         }
     }
+
+    // The tile that takes this one's place in the group behind.
+    void comes_next(const TileRows& rows) { next_ = rows; }
 
     // Before the first block.
     void start() {
@@ -68,7 +71,7 @@ public:
         if (begin >= end) return;
         const int64_t reach = run_->sizes.key_tile;
         if (pass == Pass::forward && !fetched_ && end + reach >= hull_end_ && hull_end_ - hull_begin_ > reach)
-            fetch_output();
+            fetch_ahead(end - begin);
         score_tile(block, begin, end - begin, pass, main, partial);
     }
 
@@ -265,16 +268,29 @@ private:
         });
     }
 
-    // Output rows arrive while the last blocks are computed.
-    void fetch_output() {
+    // Output rows of this tile, and the query rows that its place has next, arrive while the last blocks are computed.
+    void fetch_ahead(int64_t keys) {
         fetched_ = true;
-        const StoredView& output = run_->output;
-        if (!output.present || output.step() != 1) return;
-        const int64_t bytes = run_->sizes.value_dim * storage_bytes(output.storage);
-        for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
-            const char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
-            for (int64_t at = 0; at < bytes; at += cache_line) __builtin_prefetch(row + at, 1);
+        ahead_ = Ahead();
+        const StoredView &output = run_->output, &query = run_->query;
+        if (output.present && output.step() == 1) {
+            const char** rows = scratch_->fetch_rows;
+            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
+                rows[lane] = output.at(rows_.batch, state_.head[lane], row_of(lane));
+            ahead_.add(rows, tile_.num_lanes, run_->sizes.value_dim * storage_bytes(output.storage), true);
         }
+        if (next_.begin < next_.end && run_->hooks->maps == nullptr && query.step() == 1) {
+            const char** rows = scratch_->fetch_rows + lanes_;
+            int64_t row = next_.begin / next_.pack, member = next_.begin % next_.pack;
+            for (int64_t v = next_.begin; v < next_.end; ++v) {
+                rows[v - next_.begin] = query.at(next_.batch, next_.first_head + member, row);
+                if (++member < next_.pack) continue;
+                member = 0;
+                ++row;
+            }
+            ahead_.add(rows, next_.end - next_.begin, run_->sizes.head_dim * storage_bytes(query.storage), false);
+        }
+        ahead_.share(keys / tile_rows + run_->sizes.value_dim / tile_rows);
     }
 
     template <class T>
@@ -387,7 +403,7 @@ private:
             by_vectors(count, [&](auto v) {
                 block.scores<decltype(v)::count>(first - block.first() + begin, end - begin,
                                                  state_.queries + lowest * batch_lanes, lanes_,
-                                                 rows + lowest * batch_lanes);
+                                                 rows + lowest * batch_lanes, ahead_);
             });
         });
         if (run_->rescores) scale_scores(scores, keys * lanes_, run_->scale);
@@ -482,7 +498,7 @@ private:
         const int64_t row = run_->dots ? from / 2 : from, lane = lowest * batch_lanes;
         by_vectors(count, [&](auto v) {
             block.values<decltype(v)::count>(begin + from, to - from, scratch_->scores + row * lanes_ + lane, lanes_,
-                                             state_.acc + lane, into, state_.softmax.rescale + lane);
+                                             state_.acc + lane, into, state_.softmax.rescale + lane, ahead_);
         });
     }
 
@@ -552,7 +568,6 @@ private:
         }
     }
 
-    static constexpr int64_t cache_line = 64;
     static constexpr int64_t far = int64_t{1} << 40;  // a window this wide is unlimited, and sums with it stay in range
 
     const TileRun* run_;
@@ -566,6 +581,8 @@ private:
     int64_t hull_begin_{0}, hull_end_{0}, full_begin_{0}, full_end_{0};
     int64_t vector_begin_[size_t{max_vectors}], vector_end_[size_t{max_vectors}];
     bool started_{false}, fetched_{false}, settled_{false};
+    Ahead ahead_;
+    TileRows next_{};
 };
 
 }  // namespace attend::ATTEND_ISA
