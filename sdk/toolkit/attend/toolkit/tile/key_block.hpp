@@ -100,27 +100,28 @@ public:
 
     // scores[key][lane] of keys [begin, begin + keys) of the block: V vectors of lanes in rows of `lanes` floats.
     template <int V>
-    void scores(int64_t begin, int64_t keys, const float* queries, int64_t lanes, float* to, Ahead& ahead) const {
+    void scores(int64_t begin, int64_t keys, const float* queries, int64_t lanes, float* to,
+                Ahead* ahead = nullptr) const {
         if (dots_)
             pair_product<V, block_dots>(key_row_ + begin * key_bytes_, key_bytes_, 4, keys,
                                         reinterpret_cast<const uint32_t*>(queries), head_dim_, to, Into::overwrite,
-                                        nullptr, lanes, &ahead);
+                                        nullptr, lanes, ahead);
         else
             product<V>(key_ + begin * key_stride_, key_stride_, feature_stride_, keys, queries, head_dim_, to,
-                       Into::overwrite, nullptr, lanes, &ahead);
+                       Into::overwrite, nullptr, lanes, ahead);
     }
 
     // acc[c][lane] from weights[key][lane] of keys [begin, begin + keys) of the block; with dots the weights are pairs of
     // keys and begin is even.
     template <int V>
     void values(int64_t begin, int64_t keys, const float* weights, int64_t lanes, float* acc, Into into,
-                const float* rescale, Ahead& ahead) {
+                const float* rescale, Ahead* ahead = nullptr) {
         load_values();
         if (dots_)
             pair_values<V>(begin, keys, weights, lanes, acc, into, rescale, ahead);
         else
             product<V>(value_ + begin * value_stride_, column_stride_, value_stride_, value_dim_, weights, keys, acc,
-                       into, rescale, lanes, &ahead);
+                       into, rescale, lanes, ahead);
     }
 
     // Looks for value rows that hold NaN or infinity, once per block; from then on values() takes them as zeros, and
@@ -179,7 +180,7 @@ private:
 
     template <int V>
     void pair_values(int64_t begin, int64_t keys, const float* weights, int64_t lanes, float* acc, Into into,
-                     const float* rescale, Ahead& ahead) const {
+                     const float* rescale, Ahead* ahead) const {
         const uint32_t* x = reinterpret_cast<const uint32_t*>(weights);
         const int64_t row_bytes = 4 * value_dim_;
         const uint32_t* pairs = value_pairs() + begin / 2 * value_dim_;
@@ -187,7 +188,7 @@ private:
         const bool cut = keys % 2 != 0 && begin + keys < count_;
         const int64_t whole = cut ? keys - 1 : keys + keys % 2;
         if (whole > 0)
-            pair_product<V, block_dots>(pairs, 4, row_bytes, value_dim_, x, whole, acc, into, rescale, lanes, &ahead);
+            pair_product<V, block_dots>(pairs, 4, row_bytes, value_dim_, x, whole, acc, into, rescale, lanes, ahead);
         if (!cut) return;
         uint32_t* last = value_pairs() + (count_ + 1) / 2 * value_dim_;
         for (int64_t c = 0; c < value_dim_; ++c) last[c] = pairs[whole / 2 * value_dim_ + c] & 0x0000FFFFu;

@@ -403,7 +403,7 @@ private:
             by_vectors(count, [&](auto v) {
                 block.scores<decltype(v)::count>(first - block.first() + begin, end - begin,
                                                  state_.queries + lowest * batch_lanes, lanes_,
-                                                 rows + lowest * batch_lanes, ahead_);
+                                                 rows + lowest * batch_lanes, &ahead_);
             });
         });
         if (run_->rescores) scale_scores(scores, keys * lanes_, run_->scale);
@@ -498,7 +498,7 @@ private:
         const int64_t row = run_->dots ? from / 2 : from, lane = lowest * batch_lanes;
         by_vectors(count, [&](auto v) {
             block.values<decltype(v)::count>(begin + from, to - from, scratch_->scores + row * lanes_ + lane, lanes_,
-                                             state_.acc + lane, into, state_.softmax.rescale + lane, ahead_);
+                                             state_.acc + lane, into, state_.softmax.rescale + lane, &ahead_);
         });
     }
 
