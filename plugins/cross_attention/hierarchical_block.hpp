@@ -384,9 +384,8 @@ private:
         const int64_t e = sizes_.width, h = sizes_.heads;
         const bool first = tile_begin_ == segments_.begin(item_, segment);
         float *open = pieces_.open + row * e, *logs = pieces_.open_lse + row * h;
-        attend_status status =
-            attend_words(row, rows, tile_begin_, tile_end_ - tile_begin_, 1, first ? open : pieces_.open_part, e, 0,
-                         first ? logs : pieces_.word_lse);
+        attend_status status = attend_words(row, rows, tile_begin_, tile_end_ - tile_begin_, 1,
+                                            first ? open : pieces_.open_part, e, 0, first ? logs : pieces_.word_lse);
         if (status == ATTEND_OK && !first) {
             Part values(open, 1, rows, e), part(pieces_.open_part, 1, rows, e), lse(logs, 1, h, rows),
                 part_lse(pieces_.word_lse, 1, h, rows);
@@ -500,9 +499,9 @@ private:
     HierarchicalPieces pieces_;
     Context reading_, closing_;
     TensorView<const uint8_t, 4> mask_;
-    int64_t item_{}, row_{}, rows_{};     // the portion
-    int64_t last_{}, valid_{};            // keys and queries of the item
-    int64_t tile_begin_{}, tile_end_{};   // tokens whose keys and values are there
+    int64_t item_{}, row_{}, rows_{};    // the portion
+    int64_t last_{}, valid_{};           // keys and queries of the item
+    int64_t tile_begin_{}, tile_end_{};  // tokens whose keys and values are there
 };
 
 inline attend_status run_hierarchical_block(const HierarchicalOptions&, const ForwardArgs& args,
@@ -517,8 +516,7 @@ inline void hierarchical_block_cost(const attend_plan_desc& desc, int64_t segmen
                  tiles = real((desc.kv_len + sizes.tokens - 1) / sizes.tokens),
                  portions = tiles > 1.0 ? real((desc.q_len + sizes.rows - 1) / sizes.rows) : 1.0,
                  keys = real(desc.batch * desc.kv_len) * portions;
-    cost.flops +=
-        2.0 * e * e * (2.0 * keys + rows * (s + tiles + 14.0)) + 4.0 * rows * s * e * real(sizes.heads);
+    cost.flops += 2.0 * e * e * (2.0 * keys + rows * (s + tiles + 14.0)) + 4.0 * rows * s * e * real(sizes.heads);
     cost.bytes += 4.0 * 18.0 * e * e;
 }
 

@@ -33,7 +33,7 @@ constexpr OptionRow option_table[] = {
     option_int(ATTEND_FIELD(block_size), "256", block_range, "upper bound of both tile sides, 16 to 4096; 0: chosen"),
     option_int(ATTEND_FIELD(block_size_q), "0", block_range, "upper bound of the query side; 0: from block_size"),
     option_int(ATTEND_FIELD(block_size_kv), "0", block_range, "upper bound of the key side; 0: from block_size"),
-    ATTEND_CAUSAL_OPTIONS,
+    ATTEND_VISIBILITY_OPTIONS(""),
     ATTEND_SCORE_OPTIONS,
     ATTEND_WINDOW_OPTIONS,
     ATTEND_DROPOUT_OPTIONS,

@@ -51,7 +51,7 @@ constexpr OptionRow option_table[] = {
     option_real(offsetof(Options, router_noise), "router_noise", "0", {0, 0.99999999999999988},
                 "noise r: the router's input times 1 - r + 2 r u; below 1"),
     option_bool(offsetof(Options, return_routing), "return_routing", false, "return the routing report"),
-    ATTEND_CAUSAL_OPTIONS,
+    ATTEND_VISIBILITY_OPTIONS(" | rope!=none"),
     common::scale("factor before softmax; left out or 0: 1/sqrt(expert_dim)"),
     common::softcap(),
     ATTEND_WINDOW_OPTIONS,

@@ -27,7 +27,7 @@ struct GroupedOptions {
                     "form=projected"),                                                                               \
         option_bool(offsetof(GroupedOptions, output_bias), "output_bias", false, "bias of the output projection",    \
                     "form=projected"),                                                                               \
-        ATTEND_CAUSAL_OPTIONS, ATTEND_SCORE_OPTIONS, ATTEND_WINDOW_OPTIONS, ATTEND_DROPOUT_OPTIONS,                  \
+        ATTEND_VISIBILITY_OPTIONS(""), ATTEND_SCORE_OPTIONS, ATTEND_WINDOW_OPTIONS, ATTEND_DROPOUT_OPTIONS,                  \
         common::weight_seed()
 
 // Rows of the port table behind query, key and value.

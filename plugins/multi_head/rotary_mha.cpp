@@ -43,7 +43,7 @@ constexpr OptionRow option_table[] = {
     option_maybe_real(offsetof(Options, attention_factor), "attention_factor", {smallest, no_limit},
                       "factor m of the turned channels; default 1, yarn with f > 1: 0.1 ln f + 1"),
     option_maybe_int(offsetof(Options, position_offset), "position_offset", {-farthest, farthest},
-                     "position of key 0; default 0"),
+                     "position of key 0; default 0", "!keys_rotated | !query_offset & !positions_q"),
     option_maybe_int(offsetof(Options, query_offset), "query_offset", {-farthest, farthest},
                      "position of query 0; default: its place on the key axis plus position_offset"),
     option_bool(offsetof(Options, keys_rotated), "keys_rotated", false, "keys come from a cache, turned already"),
@@ -111,6 +111,10 @@ attend_status check(const Options& options, const PlanArgs& args, attend_error* 
             return (saying(pair.option) << "is " << pair.given->value << " beside input \"" << pair.input
                                         << "\"; accepted: one of them")
                 .fail(error, ATTEND_BAD_OPTION, pair.option);
+    if (options.keys_rotated && attend_find_name(&desc.bindings, "positions_k"))
+        return (saying("keys_rotated") << "is true beside input \"positions_k\", and keys do not turn twice; "
+                                          "accepted: one of them")
+            .fail(error, ATTEND_BAD_OPTION, "keys_rotated");
     return ATTEND_OK;
 }
 

@@ -34,7 +34,7 @@ constexpr OptionRow option_table[] = {
     option_bool(ATTEND_FIELD(add_zero_attn), false, "append a zero key with a zero value to each head"),
     option_bool(ATTEND_FIELD(output_projection), true, "project the joined heads by Wo", in_projected),
     option_bool(ATTEND_FIELD(average_weights), false, "scores as the mean over heads, [B,Nq,Nk']", in_projected),
-    ATTEND_CAUSAL_OPTIONS,
+    ATTEND_VISIBILITY_OPTIONS(""),
     ATTEND_SCORE_OPTIONS,
     ATTEND_WINDOW_OPTIONS,
     ATTEND_DROPOUT_OPTIONS,

@@ -41,7 +41,7 @@ constexpr OptionRow option_table[] = {
                "components=factorized-random"),
     option_enum(offsetof(Options, tiling), "tiling", "\"outer\"", tilings,
                 "factor B of key j by j div a (outer) or j mod b (tile)", "components=factorized-dense"),
-    ATTEND_CAUSAL_OPTIONS,
+    ATTEND_VISIBILITY_OPTIONS(" | components=random | components=factorized-random"),
     ATTEND_WINDOW_OPTIONS,
     common::resolved(ATTEND_TYPE_FLOAT, "scale", nullptr, {-no_limit, no_limit},
                      "factor of dot; left out or 0: 1/sqrt(head width)", nullptr, "components=dot"),

@@ -27,7 +27,7 @@ constexpr OptionRow option_table[] = {
                 "mixes weights after softmax; false: as many value heads as softmax heads"),
     option_bool(offsetof(Options, mix_bias), "mix_bias", false, "adds pre_bias and post_bias where heads are mixed",
                 "pre_mixing | post_mixing"),
-    ATTEND_CAUSAL_OPTIONS,
+    ATTEND_VISIBILITY_OPTIONS(""),
     ATTEND_WINDOW_OPTIONS,
     ATTEND_SCORE_OPTIONS,
     ATTEND_DROPOUT_OPTIONS,

@@ -306,4 +306,5 @@ TEST_CASE("rotary-mha: rejects positions that do not fit") {
     rejects(inputs, rotary, {{"query_offset", 3}}, {"query_offset", "3", "positions_q"});
     inputs.extra = {{"positions_k", ints({6}, range(0, 6))}};
     rejects(inputs, rotary, {{"position_offset", 7}}, {"position_offset", "7", "positions_k"});
+    rejects(inputs, rotary, {{"keys_rotated", true}}, {"keys_rotated", "true", "positions_k"});
 }

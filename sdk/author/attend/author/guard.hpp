@@ -3,7 +3,8 @@
 // option is read; the same grammar heads the alternatives of port shapes (sdk/docs/plugin-abi.md, "Ports").
 //   guard = all { "|" all } ;  all = term { "&" term } ;  term = name | "!" name | name "=" value | name "!=" value
 // A bare name holds if the option is true or not zero, or, where no option has it, if an input or weight of that name
-// is bound. For a list of words name=value holds if the value is among them. An option without a value makes its term false.
+// is bound; of a number without a default it holds if the caller gave one. `windowed` holds if a window option limits the
+// keys. For a list of words name=value holds if the value is among them. An option without a value makes a comparison false.
 #pragma once
 
 #include "attend/author/entry.hpp"
@@ -27,6 +28,14 @@ inline Span trimmed(Span span) {
     return span;
 }
 
+inline bool windowed(const attend_array& values) {
+    const attend_value *size = attend_find_option(&values, "window_size"),
+                       *left = attend_find_option(&values, "window_left"),
+                       *right = attend_find_option(&values, "window_right");
+    return (size && size->type && size->u.i > 0) || (left && left->type && left->u.i >= 0) ||
+           (right && right->type && right->u.i >= 0);
+}
+
 inline bool term_holds(Span term, const MechanismEntry& entry, const attend_array& values,
                        const attend_array& bindings) {
     term = trimmed(term);
@@ -42,7 +51,9 @@ inline bool term_holds(Span term, const MechanismEntry& entry, const attend_arra
         const attend_option& row = entry.options[at].row;
         if (!span_equal(name, row.name)) continue;
         const attend_value* value = attend_find_option(&values, row.name);
-        if (!value || value->type == 0) return false;
+        const bool has_value = value && value->type != 0;
+        if (!compares && !row.default_json && row.type != ATTEND_TYPE_BOOL) return has_value != negated;
+        if (!has_value) return !compares && negated;
         if (!compares) return (value->u.i != 0) != negated;
         if (row.type == ATTEND_TYPE_INT_LIST && row.choices) {
             bool among = false;
@@ -54,6 +65,7 @@ inline bool term_holds(Span term, const MechanismEntry& entry, const attend_arra
         return span_equal(wanted, row.choices[value->u.i]) != differs;
     }
     if (compares) return false;
+    if (span_equal(name, "windowed")) return windowed(values) != negated;
     bool bound = false;
     for (uint32_t at = 0; at < bindings.count; ++at)
         bound = bound || span_equal(name, attend_binding_at(&bindings, at)->name);

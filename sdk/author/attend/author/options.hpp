@@ -91,13 +91,14 @@ constexpr OptionRow resolved(uint32_t type, const char* name, const char* defaul
 constexpr OptionRow causal(const char* initially = "false") {
     return resolved(ATTEND_TYPE_BOOL, "causal", initially, {0, 1}, "hide keys that come after the query");
 }
-constexpr OptionRow causal_alignment() {
+constexpr OptionRow causal_alignment(const char* reads = "!causal_offset") {
     return resolved(ATTEND_TYPE_ENUM, "causal_alignment", "\"bottom-right\"", {0, 0},
-                    "position of query i on the key axis: i + Nk - Nq (bottom-right) or i (top-left)", alignments);
+                    "position of query i on the key axis: i + Nk - Nq (bottom-right) or i (top-left)", alignments,
+                    reads);
 }
-constexpr OptionRow causal_offset() {
+constexpr OptionRow causal_offset(const char* reads = nullptr) {
     return resolved(ATTEND_TYPE_INT, "causal_offset", nullptr, {-9007199254740992.0, 9007199254740992.0},
-                    "position of query 0 on the key axis; wins over causal_alignment");
+                    "position of query 0 on the key axis; wins over causal_alignment", nullptr, reads);
 }
 constexpr OptionRow scale(const char* help = "factor before softmax; left out or 0: 1/sqrt(head width)") {
     return resolved(ATTEND_TYPE_FLOAT, "scale", nullptr, {-no_limit, no_limit}, help);
@@ -106,18 +107,20 @@ constexpr OptionRow softcap() {
     return resolved(ATTEND_TYPE_FLOAT, "softcap", "0", {0, no_limit},
                     "c > 0: scores become c * tanh(score / c); 0: off");
 }
-constexpr OptionRow window_size() {
+constexpr OptionRow window_size(const char* reads = nullptr) {
     return resolved(ATTEND_TYPE_INT, "window_size", "0", {0, 9007199254740992.0},
-                    "keys seen on each side of the query, itself excluded (causal: to the left); 0: all");
+                    "keys seen on each side of the query, itself excluded (causal: to the left); 0: all", nullptr,
+                    reads);
 }
-constexpr OptionRow window_left() {
+constexpr OptionRow window_left(const char* reads = nullptr) {
     return resolved(
         ATTEND_TYPE_INT, "window_left", "-1", {-1, 9007199254740992.0},
-        "keys seen to the left; -1: unlimited; if either side is given as 0 or more, window_size is ignored");
+        "keys seen to the left; -1: unlimited; if either side is given as 0 or more, window_size is ignored", nullptr,
+        reads);
 }
-constexpr OptionRow window_right() {
+constexpr OptionRow window_right(const char* reads = nullptr) {
     return resolved(ATTEND_TYPE_INT, "window_right", "-1", {-1, 9007199254740992.0},
-                    "keys seen to the right; -1: unlimited");
+                    "keys seen to the right; -1: unlimited", nullptr, reads);
 }
 constexpr OptionRow dropout() {
     return resolved(ATTEND_TYPE_FLOAT, "dropout", "0", {0, 0.99999999999999988},
@@ -145,6 +148,10 @@ constexpr OptionRow form() {
 
 // Rows that stand together in the tables of most softmax mechanisms.
 #define ATTEND_CAUSAL_OPTIONS common::causal(), common::causal_alignment(), common::causal_offset()
+// The same where positions count for `causal`, for windows and, if `also` ("| rope!=none") says so, for what else.
+#define ATTEND_VISIBILITY_OPTIONS(also)                                                                     \
+    common::causal(), common::causal_alignment("!causal_offset & causal | !causal_offset & windowed" also), \
+        common::causal_offset("causal | windowed" also)
 #define ATTEND_WINDOW_OPTIONS common::window_size(), common::window_left(), common::window_right()
 #define ATTEND_SCORE_OPTIONS common::scale(), common::softcap()
 #define ATTEND_DROPOUT_OPTIONS common::dropout(), common::seed(), common::rng_offset()
