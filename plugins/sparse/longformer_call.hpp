@@ -47,7 +47,7 @@ public:
         uint64_t stages = 0;
         if (options.dilated()) {
             const PartLimits limits = limits_of(options, desc, most);
-            stages = Stages::workspace(desc, limits.merges) + Parts::workspace(desc, limits) + panel_bytes(desc, most);
+            stages = Stages::workspace(desc, Stages::merged(limits.merges)) + Parts::workspace(desc, limits) + panel_bytes(desc, most);
         }
         const uint64_t rows = most > 0 ? GlobalRows::workspace(desc, most, may_project(options, args)) : 0;
         const uint64_t local = stages > straight ? stages : straight;
@@ -193,7 +193,7 @@ private:
         Carve carve(context);
         char* key = reinterpret_cast<char*>(carve.take(count * desc_.head_dim));
         char* value = reinterpret_cast<char*>(carve.take(count * desc_.value_dim));
-        return Stages::run(args_, context, carve, limits.merges, [&](const StageUnit& unit) {
+        return Stages::run(args_, context, carve, Stages::merged(limits.merges), [&](const StageUnit& unit) {
             const Context rest = carve.rest(context);
             const Parts parts(call_, desc_, limits, rest);
             const bool alike = options_.dilation.count <= 1;

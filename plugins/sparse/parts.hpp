@@ -145,6 +145,7 @@ struct PartSpec {
 struct PartTarget {
     const attend_tensor *output, *lse;  // lse NULL: not wanted
     int64_t batch, head;
+    const attend_tensor *max = nullptr, *sum = nullptr;  // where a stage leaves its state to another
 };
 
 struct PartLimits {

@@ -167,7 +167,7 @@ attend_status run_fixed(const Layout& layout, const TileCall& call, const Forwar
     const SummaryKeys::Room room = keys.take(carve, desc);
     const Context rest = carve.rest(context);
     const Parts parts(call, desc, keys.limits(desc), rest);
-    return Stages::run(args, context, carve, false, [&](const StageUnit& unit) {
+    return Stages::run(args, context, carve, Between::nothing, [&](const StageUnit& unit) {
         const HeadRuns runs = layout.uniform() ? all_heads(unit, desc) : one_by_one(unit);
         const Stage stage{&unit, runs, -1, -1, nullptr, false};
         for (int64_t n = 0; n < stage.groups(); ++n) {
@@ -185,13 +185,12 @@ attend_status run_strided_form(const Layout& layout, const TileCall& call, const
     const attend_plan_desc& desc = *args.desc;
     if (layout.uniform()) return run_strided(call, layout.strided_keys(0), args, context);
     Carve carve(context);
-    return Stages::run(args, context, carve, false, [&](StageUnit unit) {
+    return Stages::run(args, context, carve, Between::nothing, [&](const StageUnit& unit) {
         for (int64_t odd = 0; odd < 2; ++odd) {
-            const StridedKeys keys = layout.strided_keys(odd);
-            const Parts parts(call, desc, strided_limits(keys, desc), context);
             const HeadRuns every_other{odd, 2, (desc.num_q_heads + 1 - odd) / 2, 1};
+            if (every_other.count == 0) continue;
             const attend_status status =
-                every_other.count > 0 ? strided_stages(parts, keys, unit, every_other, desc) : ATTEND_OK;
+                relative_stages(call, layout.strided_keys(odd), unit, every_other, desc, carve.rest(context));
             if (status != ATTEND_OK) return status;
         }
         return attend_status{ATTEND_OK};

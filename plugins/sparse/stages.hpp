@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention in stages over parts: the first stage stores rows, later ones merge theirs. Narrow outputs are merged in
-// float32, one head at a time, and rounded once.
+// Attention in stages: the first stage stores rows and later ones merge theirs, or the first leaves the state of its softmax
+// and a second one goes on. Narrow outputs are joined in float32, one head at a time, and rounded once.
 #pragma once
 
 #include "attend/toolkit/tile/storage.hpp"
@@ -29,37 +29,49 @@ inline HeadRuns all_heads(const StageUnit& unit, const attend_plan_desc& desc) {
 // Every head for which shows(head) holds, one at a time.
 inline HeadRuns one_by_one(const StageUnit& unit) { return {unit.head, 1, unit.heads, 1}; }
 
+// What a stage leaves to the next one.
+enum class Between { nothing, results, state };
+
 class Stages {
 public:
-    // staged: something is merged.
-    static uint64_t workspace(const attend_plan_desc& desc, bool staged) {
-        if (!staged) return 0;
-        return direct(attend_find(&desc.bindings, ATTEND_OUT))
-                   ? Carve::floats(desc.batch * desc.num_q_heads * desc.q_len)
-                   : Carve::floats(desc.q_len) + Carve::floats(desc.q_len * desc.value_dim);
+    static Between merged(bool merges) { return merges ? Between::results : Between::nothing; }
+    static uint64_t workspace(const attend_plan_desc& desc, Between between) {
+        if (between == Between::nothing) return 0;
+        const bool to_output = direct(attend_find(&desc.bindings, ATTEND_OUT));
+        const uint64_t numbers = Carve::floats(to_output ? desc.batch * desc.num_q_heads * desc.q_len : desc.q_len);
+        const uint64_t of_state = between == Between::state ? 2 * numbers : 0;
+        if (to_output) return between == Between::state ? of_state : numbers;
+        return of_state + numbers + Carve::floats(desc.q_len * desc.value_dim);
     }
     static bool direct(const attend_tensor* output) { return output == nullptr || storage_of(output) == Storage::f32; }
 
     // body(unit) runs the stages of a unit.
     template <class Body>
-    static attend_status run(const ForwardArgs& args, const Context& context, Carve& carve, bool staged,
+    static attend_status run(const ForwardArgs& args, const Context& context, Carve& carve, Between between,
                              const Body& body) {
         const attend_plan_desc& desc = *args.desc;
         StageUnit unit{0, desc.batch, 0, desc.num_q_heads, {args.output, args.lse, 0, 0}};
-        OwnTensor rows, lse;
-        if (!staged) return body(unit);
-        if (direct(args.output)) {
-            float* kept = carve.take(desc.batch * desc.num_q_heads * desc.q_len);
-            describe(lse, kept, desc.batch, desc.num_q_heads, desc.q_len, 1);
-            lse.tensor.ndim = 3;
-            if (args.lse == nullptr) unit.target.lse = &lse.tensor;
+        OwnTensor rows, lse, max, sum;
+        if (between == Between::nothing) return body(unit);
+        const bool to_output = direct(args.output);
+        const auto numbers = [&](OwnTensor& own) {
+            const int64_t items = to_output ? desc.batch : 1, heads = to_output ? desc.num_q_heads : 1;
+            describe(own, carve.take(items * heads * desc.q_len), items, heads, desc.q_len, 1);
+            own.tensor.ndim = 3;
+            return &own.tensor;
+        };
+        if (between == Between::state) unit.target.max = numbers(max), unit.target.sum = numbers(sum);
+        if (to_output) {
+            if (between == Between::results) {
+                const attend_tensor* kept = numbers(lse);
+                if (args.lse == nullptr) unit.target.lse = kept;
+            }
             return body(unit);
         }
-        describe(lse, carve.take(desc.q_len), 1, 1, desc.q_len, 1);
-        lse.tensor.ndim = 3;
+        unit.target.lse = numbers(lse);
         describe(rows, carve.take(desc.q_len * desc.value_dim), 1, 1, desc.q_len, desc.value_dim);
+        unit.target.output = &rows.tensor;
         unit.batches = unit.heads = 1;
-        unit.target = {&rows.tensor, &lse.tensor, 0, 0};
         for (int64_t b = 0; b < desc.batch; ++b)
             for (int64_t h = 0; h < desc.num_q_heads; ++h) {
                 unit.batch = unit.target.batch = b;

@@ -228,8 +228,8 @@ uint64_t workspace(const Options& options, const PlanArgs& args) {
     const attend_tile_hooks hooks = private_hooks(nullptr);
     uint64_t bytes = tile_workspace(desc, layout.extra(), 0, 0, has_private ? &hooks : nullptr);
     if (layout.hosts > 1) {
-        const uint64_t parts = Parts::workspace(desc, layout.limits(desc)) + Stages::workspace(desc, true);
-        bytes = (bytes > parts ? bytes : parts) + Stages::workspace(desc, true);
+        const uint64_t parts = Parts::workspace(desc, layout.limits(desc));
+        bytes = (bytes > parts ? bytes : parts) + Stages::workspace(desc, Between::results);
     }
     const uint64_t shares = has_private ? Carve::floats(desc.batch * desc.num_q_heads * desc.q_len) : 0;
     desc.q_len = layout.extra();
@@ -272,7 +272,7 @@ attend_status run_hosts(const Layout& layout, TileCall& call, const ForwardArgs&
     layout.fill(pattern, true);
     use_pattern(call.problem, pattern);
     Carve carve(context);
-    return Stages::run(args, context, carve, true, [&](const StageUnit& unit) {
+    return Stages::run(args, context, carve, Between::results, [&](const StageUnit& unit) {
         // The first host, and the context: a run of the engine into the unit's target.
         const Context rest = carve.rest(context);
         attend_tile_problem problem = call.problem;

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "key_ranges.hpp"
-#include "stages.hpp"
+#include "residue_classes.hpp"
 
 namespace attend::ATTEND_ISA {
 
@@ -90,24 +90,36 @@ inline attend_status run_shown(const TileCall& call, const StridedKeys& keys, co
     return ATTEND_KERNEL(attend_tile_forward)(&problem, &context);
 }
 
+// Of parts on keys that are counted from a fixed one.
 inline PartLimits strided_limits(const StridedKeys& keys, const attend_plan_desc& desc) {
     const int64_t group = desc.num_kv_heads > 0 ? desc.num_q_heads / desc.num_kv_heads : 1;
-    const int64_t of_class = keys.far ? ceil_div(desc.kv_len, keys.stride) : 0;
+    const int64_t of_stride = ceil_div(desc.kv_len, keys.stride);
     const int64_t of_band = keys.banded() ? Steps::least(desc.kv_len, band_rows + 2 * keys.local + 1) : 0;
-    const int64_t rows = keys.fixed() ? band_rows : Steps::least(class_rows, ceil_div(desc.q_len, keys.stride));
-    return {keys.banded() && rows < band_rows ? band_rows : rows, of_class > of_band ? of_class : of_band, group,
-            keys.banded() && keys.far};
-}
-inline uint64_t strided_workspace(const StridedKeys& keys, const attend_plan_desc& desc) {
-    const PartLimits limits = strided_limits(keys, desc);
-    const uint64_t stages = Stages::workspace(desc, limits.merges) + Parts::workspace(desc, limits);
-    const uint64_t shown = tile_workspace(desc);
-    return stages > shown ? stages : shown;
+    return {band_rows, of_stride > of_band ? of_stride : of_band, group, keys.banded()};
 }
 
-// The stages of the heads in `heads`.
-inline attend_status strided_stages(const Parts& parts, const StridedKeys& keys, const StageUnit& unit,
-                                    const HeadRuns& heads, const attend_plan_desc& desc) {
+// Which of its class a position sees beyond the band.
+inline ClassKeys class_keys(const StridedKeys& keys) {
+    return {keys.stride, keys.taps > 0 ? keys.taps : -1, keys.banded() ? keys.local / keys.stride : -1};
+}
+inline Between strided_between(const StridedKeys& keys) {
+    if (!keys.banded() || !keys.far) return Between::nothing;
+    return keys.fixed() ? Between::results : Between::state;
+}
+inline uint64_t strided_workspace(const StridedKeys& keys, const attend_plan_desc& desc) {
+    const uint64_t shown = tile_workspace(desc);
+    uint64_t stages = 0;
+    if (keys.fixed())
+        stages = Parts::workspace(desc, strided_limits(keys, desc));
+    else if (keys.far)
+        stages = ResidueClasses::workspace(desc, class_keys(keys));
+    if (stages < shown) stages = shown;
+    return stages + Stages::workspace(desc, strided_between(keys));
+}
+
+// Keys counted from a fixed one: the stages of the heads in `heads`.
+inline attend_status fixed_stages(const Parts& parts, const StridedKeys& keys, const StageUnit& unit,
+                                  const HeadRuns& heads, const attend_plan_desc& desc) {
     if (keys.banded()) {
         const Stage band{&unit, heads, keys.local, keys.local, nullptr, false};
         const attend_status status = run_rows(parts, band, desc, {0, 1, desc.kv_len});
@@ -116,25 +128,32 @@ inline attend_status strided_stages(const Parts& parts, const StridedKeys& keys,
     PartKeys pattern;
     pattern.hole = keys.banded() ? keys.local : -1;
     Stage stage{&unit, heads, -1, -1, keys.banded() ? &pattern : nullptr, keys.banded()};
-    if (keys.fixed()) {
-        pattern.every = class_of(keys.offset, keys.stride, desc.kv_len);
-        pattern.taps = keys.taps;
-        if (keys.taps > 0) stage.pattern = &pattern;
-        return run_rows(parts, stage, desc, pattern.every);
+    pattern.every = class_of(keys.offset, keys.stride, desc.kv_len);
+    pattern.taps = keys.taps;
+    if (keys.taps > 0) stage.pattern = &pattern;
+    return run_rows(parts, stage, desc, pattern.every);
+}
+// Keys counted from the query: the band leaves its state to the classes.
+inline attend_status relative_stages(const TileCall& call, const StridedKeys& keys, const StageUnit& unit,
+                                     const HeadRuns& heads, const attend_plan_desc& desc, const Context& context) {
+    if (keys.banded()) {
+        const bool widens = keys.far && ResidueClasses::widens(desc, keys.stride);
+        const attend_status status = run_band(call.problem, keys.local, widens, unit, heads, desc, context);
+        if (status != ATTEND_OK || !keys.far) return status;
     }
-    if (keys.taps > 0) stage.window_left = stage.window_right = keys.reach();
-    return run_classes(parts, stage, desc, keys.stride);
+    return ResidueClasses(call, desc, class_keys(keys), unit, heads, context).run();
 }
 
 inline attend_status run_strided(const TileCall& call, const StridedKeys& keys, const ForwardArgs& args,
                                  const Context& context) {
     const attend_plan_desc& desc = *args.desc;
-    const PartLimits limits = strided_limits(keys, desc);
     Carve carve(context);
-    return Stages::run(args, context, carve, limits.merges, [&](const StageUnit& unit) {
+    return Stages::run(args, context, carve, strided_between(keys), [&](const StageUnit& unit) {
         const Context rest = carve.rest(context);
-        const Parts parts(call, desc, limits, rest);
-        return strided_stages(parts, keys, unit, all_heads(unit, desc), desc);
+        const HeadRuns heads = all_heads(unit, desc);
+        if (!keys.fixed()) return relative_stages(call, keys, unit, heads, desc, rest);
+        const Parts parts(call, desc, strided_limits(keys, desc), rest);
+        return fixed_stages(parts, keys, unit, heads, desc);
     });
 }
 

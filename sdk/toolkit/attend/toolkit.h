@@ -160,6 +160,8 @@ typedef struct attend_tile_hooks {
 #define ATTEND_TILE_AVERAGE_SCORES (1u << 2)  /* scores is [B, Nq, Nk], the mean over heads */
 #define ATTEND_TILE_SCORE_HIDES (1u << 3)     /* the score hook may write minus infinity */
 #define ATTEND_TILE_WIDEN (1u << 4)           /* bf16 is widened to float32, also where the processor has bf16 dots */
+#define ATTEND_TILE_LEAVES_STATE (1u << 5)    /* the softmax goes on in another call: no results yet, but its state */
+#define ATTEND_TILE_TAKES_STATE (1u << 6)     /* the softmax goes on from the state that another call has left */
 
 /* Softmax attention over tiles: for each query i and visible key j
      s = softcap(scale * q_i . k_j);  s = score hook(s) + bias_ij;  p = softmax_j(s);  o_i = sum_j keep_ij p_ij v_j / (1 - dropout)
@@ -171,7 +173,13 @@ typedef struct attend_tile_hooks {
 
    With query_index and key_index the rows of the tensors stand for other indices i and j: those count in lengths, causal,
    window, mask, bias and dropout. Output, lse and scores stay addressed by row, and the keys hook visits rows. key_index
-   covers the main segments; always-visible keys keep their row number as j. */
+   covers the main segments; always-visible keys keep their row number as j.
+
+   One softmax may span several calls, each of which sees other keys of the same rows, in other tiles and another order
+   of rows if that suits it. All but the last leave their state, all but the first take it: state_max and state_sum have
+   the largest score and the sum of weights of each row, output (float32) the unnormalised values. Such calls have no
+   hooks and no scores, those that leave their state no lse; types, scale, softcap, score hook and ATTEND_TILE_WIDEN are
+   the same in all of them, and so is whether there is a bias. */
 typedef struct attend_tile_problem {
     uint32_t flags, num_segments;
     const attend_tensor *query;         /* [B, Hq, Nq, D]; float32, bf16 or f16 */
@@ -198,6 +206,7 @@ typedef struct attend_tile_problem {
     const void *score_user;
     const int32_t *query_index, *key_index; /* logical i and j of each row, ascending; NULL = the row number */
     const attend_tile_hooks *hooks;
+    const attend_tensor *state_max, *state_sum; /* float32 [B, Hq, Nq], with ATTEND_TILE_LEAVES_STATE and _TAKES_STATE */
 } attend_tile_problem;
 
 /* Scratch for attend_tile_forward, from shapes alone (data pointers may be NULL). */

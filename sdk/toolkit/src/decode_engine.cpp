@@ -81,6 +81,7 @@ using namespace decode;
 bool decode_applies(const attend_tile_problem& problem) {
     if (problem.scores != nullptr || problem.dropout > 0.0 || problem.keys != nullptr) return false;
     if (problem.hooks != nullptr) return false;
+    if ((problem.flags & (ATTEND_TILE_LEAVES_STATE | ATTEND_TILE_TAKES_STATE)) != 0) return false;
     if (problem.query_index != nullptr || problem.key_index != nullptr) return false;
     const attend_tensor& query = *problem.query;
     const int64_t kv_heads = problem.segments[0].key->shape[1];

@@ -229,6 +229,22 @@ void check_hooks(Checker& check, const attend_tile_problem& problem, const TileS
     }
 }
 
+void check_state(Checker& check, const attend_tile_problem& problem, const TileSizes& sizes) {
+    const bool leaves = (problem.flags & ATTEND_TILE_LEAVES_STATE) != 0;
+    if ((!leaves && (problem.flags & ATTEND_TILE_TAKES_STATE) == 0) || !check.ok()) return;
+    check.number(problem.state_max != nullptr && problem.state_sum != nullptr, "state_max",
+                 "state_max and state_sum where the flags name a state");
+    check.number(problem.hooks == nullptr, "hooks", "no hooks where the flags name a state");
+    check.number(problem.scores == nullptr, "scores", "no scores where the flags name a state");
+    check.number(!leaves || problem.lse == nullptr, "lse", "no lse where the state is left");
+    check.number(problem.output != nullptr, "output", "an output where the flags name a state");
+    if (!check.ok()) return;
+    if (!is_f32(problem.output)) check.type(problem.output, "output", "float32 where the flags name a state");
+    const int64_t rows[3] = {sizes.batch, sizes.q_heads, sizes.q_len};
+    check.f32(problem.state_max, "state_max", 3, rows, "[B, Hq, Nq]");
+    check.f32(problem.state_sum, "state_sum", 3, rows, "[B, Hq, Nq]");
+}
+
 }  // namespace
 
 attend_status check_tile_problem(const attend_tile_problem& problem, attend_error* error) {
@@ -264,6 +280,7 @@ attend_status check_tile_problem(const attend_tile_problem& problem, attend_erro
                   problem.key_index != nullptr ? INT32_MAX : sizes.main_keys);
     if (check.ok()) check_numbers(check, problem, sizes);
     check_hooks(check, problem, sizes);
+    check_state(check, problem, sizes);
     return check.status();
 }
 

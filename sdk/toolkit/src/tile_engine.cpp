@@ -37,6 +37,10 @@ void write_empty_rows(const TileRun& run, const TileRows& rows) {
                 __builtin_memset(to + c * run.output.strides[3], 0, static_cast<size_t>(bytes));
         }
         if (run.lse.present) *run.lse.at(rows.batch, head, row) = -infinity;
+        if (run.leaves_state) {
+            *run.state_max.at(rows.batch, head, row) = -infinity;
+            *run.state_sum.at(rows.batch, head, row) = 0.0f;
+        }
         for (int64_t map = 0; run.hooks->maps != nullptr && map < run.sizes.maps; ++map)
             if (const TensorView<float, 3> lse = view_of<float, 3>(run.hooks->maps[map].lse); lse.present)
                 *lse.at(rows.batch, head, row) = -infinity;
@@ -381,7 +385,11 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
     run.needs_lse = run.lse.present || (run.hooks->flags & ATTEND_HOOKS_LSE) != 0;
     for (int64_t map = 0; run.hooks->maps != nullptr && map < run.sizes.maps; ++map)
         run.needs_lse = run.needs_lse || run.hooks->maps[map].lse != nullptr;
-    run.precise = run.needs_lse || problem->scores != nullptr;
+    run.leaves_state = (problem->flags & ATTEND_TILE_LEAVES_STATE) != 0;
+    run.takes_state = (problem->flags & ATTEND_TILE_TAKES_STATE) != 0;
+    run.state_max = view_of<float, 3>(problem->state_max);
+    run.state_sum = view_of<float, 3>(problem->state_sum);
+    run.precise = run.needs_lse || problem->scores != nullptr || run.leaves_state || run.takes_state;
     run.dots = takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
     // bf16 queries stay as they are; the scale goes into the exponent where nothing looks at the scores before.
     const bool plain = problem->score == nullptr && problem->bias == nullptr && run.softcap == 0.0f && run.scale > 0.0f;

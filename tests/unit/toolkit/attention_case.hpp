@@ -21,6 +21,7 @@ struct AttentionCase {
     bool causal{false}, per_item{false}, use_mask{false}, use_bias{false}, hook{false}, hook_hides{false};
     int64_t offset{0}, window_left{-1}, window_right{-1};
     int64_t max_query_tile{0}, max_key_tile{0};
+    int64_t split{-1};  // two calls: the keys below it leave their state to the others
     bool bias_hides{false}, broadcast_heads{false}, broadcast_queries{false};
     int scores{0};  // 0 none, 1 per head, 2 mean over heads
     bool want_lse{true}, want_output{true};
@@ -127,7 +128,7 @@ inline std::string AttentionCase::text() const {
         << static_cast<int>(layout) << " lengths " << query_lengths.size() << key_lengths.size() << " maps "
         << query_index.size() << "," << key_index.size() << " wild " << wild << "/" << wild_infinity << " types "
         << name_of(q_type) << "," << name_of(kv_type) << "," << name_of(extra_type) << "," << name_of(out_type)
-        << " dots " << dots;
+        << " dots " << dots << " split " << split;
     return out.str();
 }
 
@@ -271,6 +272,16 @@ struct EngineResult {
 
 void test_score_hook(const void* user, const attend_score_tile* tile);
 
+// Keys hook: a range of the axis.
+struct KeyRange {
+    int64_t begin, end;
+    static void visit(const void* user, const attend_query_tile* tile, attend_key_visit_fn visit, void* visitor) {
+        const auto& self = *static_cast<const KeyRange*>(user);
+        const int64_t end = std::min(self.end, tile->kv_len);
+        if (self.begin < end) visit(visitor, self.begin, end, 0);
+    }
+};
+
 inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint32_t workers) {
     const auto part = [&](const std::vector<float>& dense, int64_t heads, int64_t width, int64_t begin, int64_t end) {
         std::vector<float> cut;
@@ -361,7 +372,24 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
     cpu.isa = c.dots ? ATTEND_ISA_AVX512_BF16 : 0;
     attend_host host = *loop.get();
     host.cpu = &cpu;
-    Scratch scratch(entry.tile_workspace(&problem, workers));
+    Strided<float> state_max({c.batch, c.q_heads, c.q_len}, c.layout, blank(c.batch * c.q_heads * c.q_len)),
+        state_sum({c.batch, c.q_heads, c.q_len}, c.layout, blank(c.batch * c.q_heads * c.q_len));
+    const attend_tensor max_tensor = state_max.tensor(), sum_tensor = state_sum.tensor();
+    attend_tile_problem before = problem;
+    const KeyRange first{0, c.split}, rest{c.split, c.kv_len};
+    if (c.split >= 0) {
+        problem.flags |= ATTEND_TILE_TAKES_STATE;
+        before.flags |= ATTEND_TILE_LEAVES_STATE;
+        before.lse = nullptr;
+        before.keys = problem.keys = KeyRange::visit;
+        before.keys_user = &first;
+        problem.keys_user = &rest;
+        problem.max_query_tile = c.max_query_tile > 0 ? c.max_query_tile + 5 : 0;
+        before.state_max = problem.state_max = &max_tensor;
+        before.state_sum = problem.state_sum = &sum_tensor;
+        if (c.extra > 0) --before.num_segments;
+    }
+    Scratch scratch(std::max(entry.tile_workspace(&problem, workers), entry.tile_workspace(&before, workers)));
     ErrorText error;
     attend_context context{};
     context.host = workers == 1 && !c.dots ? nullptr : &host;
@@ -370,13 +398,14 @@ inline EngineResult run_engine(const Entry& entry, const AttentionCase& c, uint3
     context.error = &error.error;
     context.max_workers = workers;
     EngineResult result;
-    result.status = entry.tile_forward(&problem, &context);
+    result.status = c.split >= 0 ? entry.tile_forward(&before, &context) : attend_status{ATTEND_OK};
+    if (result.status == ATTEND_OK) result.status = entry.tile_forward(&problem, &context);
     result.text = error.text;
     result.output = output.values();
     result.lse = lse.values();
     result.scores = scores.values();
-    result.clean =
-        output.gaps_untouched() && lse.gaps_untouched() && scores.gaps_untouched() && scratch.guard_untouched();
+    result.clean = state_max.gaps_untouched() && state_sum.gaps_untouched() && output.gaps_untouched() &&
+                   lse.gaps_untouched() && scores.gaps_untouched() && scratch.guard_untouched();
     return result;
 }
 

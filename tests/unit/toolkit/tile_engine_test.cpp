@@ -378,6 +378,57 @@ TEST_CASE("tile engine: random mixtures", "[toolkit]") {
     }
 }
 
+TEST_CASE("tile engine: a softmax in two calls, the second of which goes on from the first one's state", "[toolkit]") {
+    for (uint64_t seed = 0; seed < 120; ++seed) {
+        Random random(70000 + seed);
+        AttentionCase c;
+        c.batch = random.whole(1, 2);
+        c.kv_heads = random.whole(1, 2);
+        c.q_heads = c.kv_heads * random.pick<int64_t>({1, 1, 3});
+        c.q_len = random.pick<int64_t>({0, 1, 3, 16, 17, 49, 100, 210});
+        c.kv_len = random.pick<int64_t>({0, 1, 2, 17, 49, 128, 200, 300});
+        c.head_dim = random.pick<int64_t>({1, 8, 17, 32});
+        c.value_dim = random.whole(1, 40);
+        c.layout = random.pick({Strides::packed, Strides::swapped, Strides::reversed, Strides::spread});
+        c.split = random.pick<int64_t>({0, c.kv_len / 2, random.whole(0, c.kv_len), c.kv_len});
+        if (random.chance(0.3)) c.extra = random.whole(1, 5);
+        if (random.chance(0.2)) c.softcap = 1.5;
+        if (random.chance(0.2)) c.dropout = 0.2, c.seed = seed;
+        if (random.chance(0.2)) c.hook = true;
+        if (random.chance(0.3)) c.use_mask = true;
+        if (random.chance(0.3)) c.use_bias = true, c.bias_hides = random.chance(0.5);
+        c.causal = random.chance(0.5);
+        c.offset = c.kv_len - c.q_len;
+        if (random.chance(0.25)) c.window_left = random.whole(0, 40);
+        if (random.chance(0.3)) c.max_query_tile = random.pick<int64_t>({1, 7, 20});
+        if (random.chance(0.4))
+            for (int64_t b = 0; b < c.batch; ++b) {
+                c.query_lengths.push_back(random.whole(0, c.q_len));
+                c.key_lengths.push_back(random.whole(0, c.kv_len));
+            }
+        if (random.chance(0.15)) c.wild = 0.05;
+        if (random.chance(0.3)) {
+            c.q_type = c.kv_type = Stored::bf16;
+            c.dots = c.dropout == 0.0 && random.chance(0.5);
+        }
+        // Scores beyond the range in which a base may be rounded.
+        const bool huge = random.chance(0.1);
+        c.fill(random);
+        if (huge && c.use_bias) {
+            c.float_scores = true;
+            for (float& x : c.bias) x = x > 0.0f ? -1e9f : x;
+        }
+        c.round_inputs();
+        INFO("seed " << seed);
+        const AttentionResult expected = oracle(c);
+        for_each_entry([&](const Entry& entry) {
+            AttentionCase own = c;
+            own.dots = c.dots && has_bf16_dots(entry);
+            check_case(entry, own, expected, 1e-5);
+        });
+    }
+}
+
 TEST_CASE("tile engine: long rows stay accurate", "[toolkit]") {
     AttentionCase c;
     c.q_heads = c.kv_heads = 1;
@@ -421,6 +472,14 @@ TEST_CASE("tile engine: refuses what it cannot do, before writing anything", "[t
         c = base;
         c.per_item = true;
         refused(c, ATTEND_INVALID_ARGUMENT, "lengths");
+        c = base;
+        c.split = 5;
+        c.scores = 1;
+        refused(c, ATTEND_INVALID_ARGUMENT, "scores is out of range");
+        c = base;
+        c.split = 5;
+        c.q_type = c.kv_type = c.out_type = Stored::bf16;
+        refused(c, ATTEND_BAD_DTYPE, "output");
         c = base;
         c.kv_heads = 2;
         c.q_heads = 3;

@@ -189,6 +189,7 @@ struct TileRun {
     TensorView<const uint8_t, 4> mask;
     TensorView<float, 4> scores;
     TensorView<float, 3> lse, average;
+    TensorView<float, 3> state_max, state_sum;
     float scale, softcap, kept_scale;
     float load_scale;               // what queries are multiplied by when they are loaded
     float factor;                   // turns scores, as softmax meets them, into exponents (simd/math.hpp)
@@ -196,6 +197,7 @@ struct TileRun {
     bool dots;                      // products of bf16 pairs in hardware
     bool needs_lse, shares_scores;  // as the hooks say
     bool precise;                   // weights as float32 would have them, since their sums are shown
+    bool leaves_state, takes_state;
     bool dropout;
     uint32_t dropout_threshold, dropout_heads;
     unsigned char* memory;

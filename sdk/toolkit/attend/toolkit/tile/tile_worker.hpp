@@ -9,6 +9,7 @@
 #include "attend/toolkit/tile/dropout.hpp"
 #include "attend/toolkit/tile/key_block.hpp"
 #include "attend/toolkit/tile/pipeline.hpp"
+#include "attend/toolkit/tile/state.hpp"
 #include "attend/toolkit/tile/tile_problem.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -55,6 +56,10 @@ public:
         by_vectors(vectors_, [&](auto v) { start_softmax<decltype(v)::count>(state_.softmax); });
         load_queries();
         started_ = fetched_ = false;
+        if (run_->takes_state) {
+            take_state(*run_, *scratch_, state_, rows_.batch, vectors_);
+            started_ = true;
+        }
         tile_.queries = run_->dots ? nullptr : state_.queries;
         tile_.memory = state_.memory;
         if (run_->hooks->queries != nullptr) run_->hooks->queries(run_->hooks->user, &tile_);
@@ -77,6 +82,11 @@ public:
 
     // After the last block.
     void finish() {
+        if (run_->leaves_state) {
+            leave_state(*run_, state_, rows_.batch, tile_.num_lanes);
+            settled_ = true;
+            return write_output();
+        }
         if (run_->lse.present)
             for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
                 *run_->lse.at(rows_.batch, state_.head[lane], row_of(lane)) =
