@@ -350,12 +350,14 @@ Result<std::shared_ptr<CallPlan>> AttentionService::State::plan_of(const Forward
     const Result<MechanismPtr> mechanism = registry.snapshot()->get(options.mechanism, "projections");
     if (!mechanism) return mechanism.error();
     CallRequest request{options.options, options.heads, options.kv_heads, false, false, "fp32", false, {}};
-    Result<CallTypes> types = choose_types(**mechanism, inputs, request);
+    const Result<CallForm> form = choose_form(**mechanism, &inputs, request);
+    if (!form) return form.error();
+    Result<CallTypes> types = choose_types(**mechanism, inputs, request, *form);
     if (!types) return types.error();
     request.types = *types;
     const Result<ForwardInputs> converted = convert_inputs(**mechanism, inputs, *types);
     if (!converted) return converted.error();
-    return build_call(*mechanism, *converted, request, machine->pool->workers());
+    return build_call(*mechanism, *converted, request, *form, machine->pool->workers());
 }
 
 Result<void> AttentionService::set_projections(const ForwardInputs& like, const ForwardOptions& options) {
@@ -425,7 +427,9 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& given, cons
                             options.scores,
                             options.precision.empty() ? state_->settings.config.service.precision : options.precision,
                             !options.precision.empty()};
-        Result<CallTypes> types = choose_types(*selection->mechanism, inputs, request);
+        const Result<CallForm> form = choose_form(*selection->mechanism, &inputs, request);
+        if (!form) return form.error();
+        Result<CallTypes> types = choose_types(*selection->mechanism, inputs, request, *form);
         if (!types) return types.error();
         request.types = *types;
         if (!fits(*types)) {
@@ -434,7 +438,7 @@ Result<ForwardResult> AttentionService::forward(const ForwardInputs& given, cons
             converted = std::move(*done);
         }
         Result<std::shared_ptr<CallPlan>> built =
-            build_call(selection->mechanism, converted ? *converted : inputs, request, workers);
+            build_call(selection->mechanism, converted ? *converted : inputs, request, *form, workers);
         if (!built) return built.error();
         (*built)->reason = selection->reason + ((*built)->default_weights ? "; default weights" : "");
         plan = std::move(*built);

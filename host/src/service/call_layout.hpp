@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// First half of building a call: options completed, form chosen, tensors laid out as the ports want them, sizes solved.
-// Included by call_builder.cpp alone.
+// First half of building a call: tensors laid out as the ports want them, sizes solved.
 #pragma once
 
 #include <algorithm>
@@ -11,61 +10,21 @@
 #include <vector>
 
 #include "attend/config/names.hpp"
-#include "service/call_plan.hpp"
+#include "service/call_form.hpp"
 
 namespace attend {
 
 using Shape = std::vector<std::int64_t>;
 
-struct DTypeBit {
-    DType dtype;
-    std::uint64_t bit;
-    std::uint8_t code, bits;
-};
-inline constexpr DTypeBit dtype_bits[] = {
-    {DType::f32, ATTEND_F32, ATTEND_CODE_FLOAT, 32},  {DType::f64, ATTEND_F64, ATTEND_CODE_FLOAT, 64},
-    {DType::f16, ATTEND_F16, ATTEND_CODE_FLOAT, 16},  {DType::bf16, ATTEND_BF16, ATTEND_CODE_BFLOAT, 16},
-    {DType::i8, ATTEND_I8, ATTEND_CODE_INT, 8},       {DType::u8, ATTEND_U8, ATTEND_CODE_UINT, 8},
-    {DType::boolean, ATTEND_U8, ATTEND_CODE_UINT, 8}, {DType::i32, ATTEND_I32, ATTEND_CODE_INT, 32},
-    {DType::i64, ATTEND_I64, ATTEND_CODE_INT, 64}};
-
-inline const DTypeBit* find_dtype(DType dtype) {
-    const auto* found = std::find_if(std::begin(dtype_bits), std::end(dtype_bits),
-                                     [dtype](const DTypeBit& row) { return row.dtype == dtype; });
-    return found == std::end(dtype_bits) ? nullptr : found;
-}
-
-inline std::string port_dtypes(std::uint64_t mask) {
-    std::string names;
-    for (const DTypeBit& row : dtype_bits)
-        if (mask & row.bit) names += (names.empty() ? "" : ", ") + std::string(dtype_name(row.dtype));
-    return names;
-}
-
-inline bool is_model_float(DType dtype) {
-    return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16;
-}
-
-// Whether a weight is given that only the projected form has: form=auto is then that form.
-inline bool has_projected_weight(const MechanismRecord& mechanism, const ForwardInputs& inputs) {
-    return std::any_of(inputs.weights.begin(), inputs.weights.end(), [&](const auto& weight) {
-        const PortRecord* port = mechanism.find_port(fold_name(weight.first));
-        if (port == nullptr || (port->flags & ATTEND_WEIGHT) == 0) return false;
-        const Result<PortShape> shape = PortShape::parse(port->shape);
-        return shape && std::all_of(shape->alternatives().begin(), shape->alternatives().end(),
-                                    [](const ShapeAlternative& alternative) {
-                                        return alternative.guard.mentions("form", "projected");
-                                    });
-    });
-}
-
 // What a request comes to for one mechanism. Errors name the mechanism, the tensor or option, and what is accepted.
 class CallLayout {
 protected:
-    CallLayout(const MechanismPtr& mechanism, const CallRequest& request, std::shared_ptr<CallPlan> plan)
-        : mechanism_(mechanism), request_(request), plan_(std::move(plan)) {
+    CallLayout(const MechanismPtr& mechanism, const CallRequest& request, CallForm form)
+        : mechanism_(mechanism), request_(request), plan_(new CallPlan()), projected_(form.projected) {
         plan_->mechanism = mechanism;
+        plan_->values = std::move(form.values);
         scope_.specs = &mechanism->options;
+        scope_.values = &plan_->values;
     }
 
     Error fail(ErrorCode code, const std::string& what) const { return {code, mechanism_->name + ": " + what, ""}; }
@@ -81,59 +40,6 @@ protected:
     bool option_given(std::string_view name) const {
         const OptionValue* value = scope_.option(name);
         return value != nullptr && value->given;
-    }
-
-    // Options with their defaults, the form, and what belongs to the whole call.
-    Result<void> complete(const ForwardInputs* inputs) {
-        NamedValues given = request_.options;
-        if (auto done = complete_with(given, inputs); !done) return done;
-        // --heads speaks of packed tensors; where heads are an option of the mechanism in this form, it sets that too.
-        if (request_.heads > 0 || request_.kv_heads > 0) {
-            const auto add = [&](const char* name, std::int64_t value) {
-                const bool present = std::any_of(given.begin(), given.end(),
-                                                 [&](const auto& entry) { return fold_name(entry.first) == name; });
-                if (value > 0 && !present && mechanism_->find_option(name) != nullptr)
-                    given.emplace_back(name, Json(value));
-            };
-            if (projected() || mechanism_->find_option("form") == nullptr) {
-                add("heads", request_.heads);
-                add("kv_heads", request_.kv_heads);
-                if (auto done = complete_with(given, inputs); !done) return done;
-            }
-        }
-        return {};
-    }
-
-    Result<void> complete_with(const NamedValues& given, const ForwardInputs* inputs) {
-        Result<std::vector<OptionValue>> values = complete_options(mechanism_->name, mechanism_->options, given);
-        if (!values) return values.error();
-        plan_->values = std::move(*values);
-        scope_.values = &plan_->values;
-        return choose_form(inputs);
-    }
-
-    Result<void> choose_form(const ForwardInputs* inputs) {
-        const OptionSpec* spec = mechanism_->find_option("form");
-        if (spec == nullptr || spec->type != OptionType::enumeration) return {};
-        auto found = std::find_if(plan_->values.begin(), plan_->values.end(),
-                                  [](const OptionValue& value) { return value.name == "form"; });
-        const auto index_of = [&](const char* choice) {
-            return static_cast<std::int64_t>(std::find(spec->choices.begin(), spec->choices.end(), choice) -
-                                             spec->choices.begin());
-        };
-        if (std::get<std::int64_t>(found->value) != index_of("auto")) return {};
-        const bool projected = inputs != nullptr && has_projected_weight(*mechanism_, *inputs);
-        found->value = index_of(projected ? "projected" : "core");
-        return {};
-    }
-
-    // By option `form`, or by a boolean `block` that some mechanisms have in its place.
-    bool projected() const {
-        const OptionSpec* spec = mechanism_->find_option("form");
-        if (spec == nullptr) return scope_.number("block").value_or(0.0) != 0.0;
-        const OptionValue* value = scope_.option("form");
-        return spec != nullptr && value != nullptr &&
-               spec->choices[static_cast<std::size_t>(std::get<std::int64_t>(value->value))] == "projected";
     }
 
     // ForwardInputs always has a query; one without extents and memory stands for none.
@@ -290,7 +196,7 @@ protected:
         }
         if (wanted == 4 && rank == 3) {
             // A default number of heads counts for packed tensors only where heads mean nothing else.
-            const bool may_default = mechanism_->find_option("form") == nullptr;
+            const bool may_default = !has_forms(*mechanism_);
             const auto option_heads = [&](const char* option) {
                 return may_default || option_given(option)
                            ? static_cast<std::int64_t>(option_number(option).value_or(0))
@@ -342,7 +248,7 @@ protected:
     Result<void> solve_inputs(const ForwardInputs&) {
         const PortRecord* query_port = port_of_role(ATTEND_Q);
         const bool own_sizes = query_port != nullptr && (query_port->flags & ATTEND_OPTIONAL) != 0;
-        if (projected() && !own_sizes) {
+        if (projected_ && !own_sizes) {
             const auto query = std::find_if(plan_->inputs.begin(), plan_->inputs.end(),
                                             [](const BoundInput& bound) { return bound.port->role == ATTEND_Q; });
             const std::int64_t width = query->shape.back();
@@ -386,7 +292,7 @@ protected:
             scope_.symbols["Nk"] = *number("T") * *number("n");
         else if (!number("Nk") && number("Nq"))
             scope_.symbols["Nk"] = *number("Nq") + number("Np").value_or(0);
-        if (!projected() && own_sizes && !number("Hq"))
+        if (!projected_ && own_sizes && !number("Hq"))
             if (const std::optional<double> heads = option_number("heads")) scope_.symbols["Hq"] = *heads;
         return {};
     }
@@ -438,7 +344,7 @@ protected:
     std::shared_ptr<CallPlan> plan_;
     PortScope scope_;
     std::size_t query_rank_{4};
-    bool packed_{false};
+    bool projected_{false}, packed_{false};
 
 private:
     std::map<const PortRecord*, PortShape> shapes_;

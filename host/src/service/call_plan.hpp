@@ -73,7 +73,7 @@ public:
     double flops{};
 
 private:
-    friend class CallBuilder;
+    friend class CallLayout;
     CallPlan() = default;
 };
 
@@ -87,10 +87,19 @@ struct CallRequest {
     CallTypes types{};
 };
 
+// The options in force, defaults and form resolved, and whether the form takes tokens where another takes heads.
+struct CallForm {
+    std::vector<OptionValue> values;
+    bool projected{false};
+};
+
+// From the options and the tables of the mechanism; inputs NULL: a call without tensors.
+Result<CallForm> choose_form(const MechanismRecord& mechanism, const ForwardInputs* inputs, const CallRequest& request);
+
 // Tensors keep a narrow type that the mechanism reads by itself, unless the request says fp32; a request for a narrower
 // precision rounds them to it. Projected forms compute in float32: their weights are. Refuses what is not offered.
 Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardInputs& inputs,
-                               const CallRequest& request);
+                               const CallRequest& request, const CallForm& form);
 
 // Inputs converted to the chosen types, everything else to what the mechanism takes; shapes as the caller gave them.
 Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs,
@@ -98,7 +107,8 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
 
 // Everything up to and including the plugin's plan. Errors name the mechanism, the tensor or option, and what is accepted.
 Result<std::shared_ptr<CallPlan>> build_call(const MechanismPtr& mechanism, const ForwardInputs& inputs,
-                                             const CallRequest& request, std::uint32_t max_workers);
+                                             const CallRequest& request, const CallForm& form,
+                                             std::uint32_t max_workers);
 
 // For recommendations: would the plugin take a call of these sizes, and what would it cost? Core form, no tensors.
 struct SizeRequest {
