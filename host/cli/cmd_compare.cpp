@@ -115,9 +115,9 @@ public:
         if (!takes("weight_seed")) options.weight_seed.reset();
         Result<CallOptions> call = collect_options(options, &mechanism);
         if (!call) return call.error();
-        Result<ForwardInputs> inputs = flags_.call.input
-                                           ? read_inputs(*flags_.call.input, nullptr)
-                                           : generate_inputs(sizes_.generated, call->data_seed, &mechanism);
+        Result<ForwardInputs> inputs =
+            flags_.call.input ? read_inputs(*flags_.call.input, nullptr)
+                              : generate_inputs(sizes_.generated, call->data_seed, &mechanism, call->options);
         if (!inputs) return inputs.error();
         const auto foreign = [&](const auto& tensor) { return mechanism.find_port(tensor.first) == nullptr; };
         std::erase_if(inputs->extra, foreign);

@@ -78,8 +78,9 @@ Result<Outcome> run(const ComputeFlags& flags, const GlobalFlags& global) {
     Result<CallOptions> call = collect_options(flags.options, mechanism.get());
     if (!call) return call.error();
     if (auto done = add_block_size(session->settings, mechanism.get(), *call); !done) return done.error();
-    Result<ForwardInputs> inputs = flags.input ? read_inputs(*flags.input, mechanism.get())
-                                               : generate_inputs(sizes->generated, call->data_seed, mechanism.get());
+    Result<ForwardInputs> inputs =
+        flags.input ? read_inputs(*flags.input, mechanism.get())
+                    : generate_inputs(sizes->generated, call->data_seed, mechanism.get(), call->options);
     if (!inputs) return inputs.error();
     ForwardOptions options{*flags.mechanism, call->options, 0, 0, flags.lse, flags.scores, call->precision, {}};
     if (flags.input) {

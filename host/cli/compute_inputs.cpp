@@ -28,18 +28,19 @@ bool fits_memory(double bytes) {
 
 }  // namespace
 
-Result<ForwardInputs> generate_inputs(const GeneratedShape& shape, std::uint64_t seed,
-                                      const MechanismRecord* mechanism) {
+Result<ForwardInputs> generate_inputs(const GeneratedShape& shape, std::uint64_t seed, const MechanismRecord* mechanism,
+                                      const NamedValues& options) {
     struct Role {
         const char *name, *place;
         std::int64_t heads, length;
         bool wanted;
     };
-    const Role roles[] = {{"data/query", "query", shape.heads, shape.q_len, true},
-                          {"data/key", "key", shape.kv_heads, shape.kv_len, has_role(mechanism, ATTEND_K)},
-                          {"data/value", "value",
-                           mechanism != nullptr ? value_heads(*mechanism, shape.heads, shape.kv_heads) : shape.kv_heads,
-                           shape.kv_len, has_role(mechanism, ATTEND_V)}};
+    const Role roles[] = {
+        {"data/query", "query", shape.heads, shape.q_len, true},
+        {"data/key", "key", shape.kv_heads, shape.kv_len, has_role(mechanism, ATTEND_K)},
+        {"data/value", "value",
+         mechanism != nullptr ? value_heads(*mechanism, options, shape.heads, shape.kv_heads) : shape.kv_heads,
+         shape.kv_len, has_role(mechanism, ATTEND_V)}};
     double bytes = 0;
     for (const Role& role : roles)
         if (role.wanted)

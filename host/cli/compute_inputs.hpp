@@ -17,7 +17,7 @@ struct GeneratedShape {
 // Standard normal query, key and value, the same on every machine. Key and value are left out where the mechanism
 // (null: not known yet) has no port for them.
 [[nodiscard]] Result<ForwardInputs> generate_inputs(const GeneratedShape& shape, std::uint64_t seed,
-                                                    const MechanismRecord* mechanism);
+                                                    const MechanismRecord* mechanism, const NamedValues& options = {});
 
 // The tensors of a file by their names: query, key, value, mask, bias, key_lengths, query_lengths, weight.<name>,
 // input.<name>; any other name is an error.

@@ -174,7 +174,7 @@ Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& m
         inputs.key = std::move(*key);
     }
     if (has_role(ATTEND_V)) {
-        const std::int64_t heads = value_heads(mechanism, spec.heads, spec.kv_heads);
+        const std::int64_t heads = value_heads(mechanism, spec.all_options(), spec.heads, spec.kv_heads);
         Result<Tensor> value = normal({spec.batch, heads, spec.kv_len, spec.dim}, spec.dtype, seed, "data/value");
         if (!value) return value.error();
         inputs.value = std::move(*value);

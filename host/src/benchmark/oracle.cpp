@@ -71,22 +71,6 @@ bool plain_softmax(const MechanismRecord& mechanism) {
            (!mechanism.built_in || std::find(names.begin(), names.end(), mechanism.name) != names.end());
 }
 
-bool given(const CallPlan& plan, const char* name) {
-    const OptionValue* value = option_of(plan, name);
-    return value != nullptr && value->given;
-}
-
-// local-attention in its sliding mode without global tokens: a window of window_size keys on each side.
-std::optional<std::int64_t> local_window(const CallPlan& plan) {
-    if (plan.mechanism->name != "local-attention" || !plan.mechanism->built_in || !has_choice(plan, "mode", "sliding"))
-        return std::nullopt;
-    for (const char* name : {"window_left", "window_right", "global_tokens"})
-        if (given(plan, name)) return std::nullopt;
-    const OptionValue* size = option_of(plan, "window_size");
-    const auto* width = size != nullptr ? std::get_if<std::int64_t>(&size->value) : nullptr;
-    return width != nullptr ? std::optional(*width) : std::nullopt;
-}
-
 bool plain_heads(const ForwardInputs& inputs) {
     return inputs.query.rank() == 4 && !inputs.query_lengths && !inputs.key_lengths;
 }
@@ -196,11 +180,6 @@ std::optional<Expected> oracle_of(const CallSpec& spec, const ForwardInputs& giv
     for (const auto& [name, tensor] : inputs.extra) only_slopes = only_slopes && name == "alibi_slopes";
     if (plain_softmax(mechanism) && only_slopes && plan.weights.empty())
         return Expected{dense_attention(inputs, plan.desc), "float64 softmax"};
-    if (const std::optional<std::int64_t> width = local_window(plan)) {
-        attend_plan_desc desc = plan.desc;
-        desc.window_left = desc.window_right = *width;
-        return Expected{dense_attention(inputs, desc), "float64 softmax in a window"};
-    }
     if (mechanism.name == "linear-attention" && has_choice(plan, "feature_map", "elu") &&
         has_choice(plan, "kernel_type", "unset") && !inputs.mask && !inputs.bias) {
         const OptionValue* eps = option_of(plan, "eps");
@@ -209,6 +188,47 @@ std::optional<Expected> oracle_of(const CallSpec& spec, const ForwardInputs& giv
                         "float64 linear attention"};
     }
     return std::nullopt;
+}
+
+std::optional<Expected> pattern_oracle(const AttentionService& service, const ForwardInputs& given,
+                                       const CallPlan& plan, const NamedValues& options) {
+    ForwardInputs inputs = given;
+    if (!inputs.key) inputs.key = inputs.query;
+    if (!inputs.value) inputs.value = inputs.key;
+    const MechanismRecord& mechanism = *plan.mechanism;
+    const PortRecord* scores = mechanism.find_port("scores");
+    const Result<PortShape> shape = PortShape::parse(scores != nullptr ? scores->shape : "");
+    PortScope scope;
+    scope.specs = &mechanism.options;
+    scope.values = &plan.values;
+    const ShapeAlternative* weights = scores != nullptr && shape ? shape->choose(scope) : nullptr;
+    if (mechanism.numerics != ATTEND_APPROXIMATE || weights == nullptr || weights->text != "B,Hq,Nq,Nk" ||
+        !plain_heads(inputs) || inputs.mask || !inputs.extra.empty() || !plan.weights.empty() || plan.desc.dropout > 0)
+        return std::nullopt;
+    CallSizes sizes;
+    sizes.batch = plan.desc.batch;
+    sizes.heads = plan.desc.num_q_heads;
+    sizes.kv_heads = plan.desc.num_kv_heads;
+    sizes.q_len = plan.desc.q_len;
+    sizes.kv_len = plan.desc.kv_len;
+    sizes.head_dim = plan.desc.head_dim;
+    Result<Tensor> mask =
+        Tensor::allocate(DType::boolean, {1, sizes.heads, sizes.q_len, sizes.kv_len}, Tensor::Fill::zero);
+    if (!mask) return std::nullopt;
+    for (std::int64_t head = 0; head < sizes.heads; ++head) {
+        std::uint8_t* rows = mask->as<std::uint8_t>() + head * sizes.q_len * sizes.kv_len;
+        const Result<void> seen = service.visit_pattern(
+            mechanism.name, sizes, options, {head, 0, sizes.q_len, 1}, [&](const PatternRange& range) {
+                for (std::int64_t j = range.begin; j < range.end; j += range.step)
+                    rows[range.first_row * sizes.kv_len + j] = 1;
+            });
+        if (!seen) return std::nullopt;
+    }
+    inputs.mask = std::move(*mask);
+    attend_plan_desc desc = plan.desc;
+    desc.flags &= ~static_cast<decltype(desc.flags)>(ATTEND_PLAN_CAUSAL);
+    desc.window_left = desc.window_right = -1;
+    return Expected{dense_attention(inputs, desc), "float64 softmax over the keys of its pattern"};
 }
 
 double relative_error(const Tensor& output, const std::vector<double>& expected) {

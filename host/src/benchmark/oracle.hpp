@@ -27,6 +27,11 @@ struct Expected {
 [[nodiscard]] std::optional<Expected> oracle_of(const CallSpec& spec, const ForwardInputs& inputs,
                                                 const CallPlan& plan);
 
+// Of a mechanism that attends to keys chosen by position, with nothing learned and no keys of its own: softmax over the keys
+// that it names (extension attend.pattern/1). The keys are the plugin's word, every number is worked out here.
+[[nodiscard]] std::optional<Expected> pattern_oracle(const AttentionService& service, const ForwardInputs& inputs,
+                                                     const CallPlan& plan, const NamedValues& options);
+
 // Largest difference as a share of the largest expected magnitude; infinity if a number is not finite or sizes differ.
 [[nodiscard]] double relative_error(const Tensor& output, const std::vector<double>& expected);
 // The elements as doubles, row-major.

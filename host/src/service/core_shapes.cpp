@@ -6,8 +6,9 @@
 
 namespace attend {
 
-std::int64_t value_heads(const MechanismRecord& mechanism, std::int64_t heads, std::int64_t kv_heads) {
-    const Result<std::vector<OptionValue>> options = complete_options(mechanism.name, mechanism.options, {});
+std::int64_t value_heads(const MechanismRecord& mechanism, const NamedValues& given, std::int64_t heads,
+                         std::int64_t kv_heads) {
+    const Result<std::vector<OptionValue>> options = complete_options(mechanism.name, mechanism.options, given);
     if (!options) return kv_heads;
     PortScope scope;
     scope.symbols = {{"Hq", static_cast<double>(heads)}, {"Hkv", static_cast<double>(kv_heads)}};

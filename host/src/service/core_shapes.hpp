@@ -4,12 +4,14 @@
 
 #include <cstdint>
 
+#include "attend/config/options.hpp"
 #include "attend/registry/mechanism_registry.hpp"
 
 namespace attend {
 
-// Heads of the values that go with so many query and key heads, with default options; the key heads where the table
-// does not say.
-[[nodiscard]] std::int64_t value_heads(const MechanismRecord& mechanism, std::int64_t heads, std::int64_t kv_heads);
+// Heads of the values that go with so many query and key heads; the key heads where the table does not say, or the options
+// are refused.
+[[nodiscard]] std::int64_t value_heads(const MechanismRecord& mechanism, const NamedValues& options, std::int64_t heads,
+                                       std::int64_t kv_heads);
 
 }  // namespace attend
