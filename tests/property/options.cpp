@@ -169,6 +169,14 @@ constexpr Reason reasons[] = {
     {"flash-attention-v2", "deterministic", "", "every order of work gives the same bits"},
     {"flash-attention-v2", "validate", "", "good inputs pass every check"},
     {"moe-attention", "router_bias", "", "biases left out are zero"},
+    {"switch-attention", "router_bias", "", "biases left out are zero"},
+    {"expert-choice-attention", "router_bias", "", "biases left out are zero"},
+    {"expert-choice-attention", "allow_non_causal_routing", "", "a permission, which calls that are causal need"},
+    {"expert-choice-attention", "", "\"num_experts\":1", "one expert has every token and all of the gate"},
+    {"expert-choice-attention", "include_first", "\"expert_capacity\":100000", "every token is chosen"},
+    {"switch-attention", "", "\"num_experts\":1", "one expert has room for every token and all of the gate"},
+    {"switch-attention", "min_capacity", "\"capacity_factor\":4", "no expert is full"},
+    {"switch-attention", "priority", "\"capacity_factor\":4", "no expert is full"},
     {"moe-attention", "", "\"num_experts\":1", "one expert has all of the gate"},
 };
 

@@ -57,6 +57,7 @@ std::vector<Shape> shapes(const specs::Spec& spec) {
     if (spec.gqa) list.insert(list.end(), {{1, 4, 2, 19, 19, 16, 16}, {2, 6, 1, 3, 3, 8, 8}});
     list.push_back({1, 2, 2, 20, 20, 12, 7});
     if (spec.rows_on_axis) std::erase_if(list, [](const Shape& shape) { return shape.q_len > shape.kv_len; });
+    if (spec.adds_token) std::erase_if(list, [](const Shape& shape) { return shape.head_dim != shape.value_dim; });
     if (!spec.odd_width) std::erase_if(list, [](const Shape& shape) { return shape.head_dim % 2 != 0; });
     return list;
 }

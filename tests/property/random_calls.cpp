@@ -124,7 +124,9 @@ private:
             return false;
         const std::int64_t rotated = find(call_.options, "rope_dim") != nullptr ? 4 : 2;
         if (given("rope") && (shape_.head_dim % 2 != 0 || shape_.head_dim < rotated)) return false;
-        if (given("residual") && shape_.head_dim != shape_.value_dim) return false;
+        const Json* residual = find(call_.options, "residual");
+        const bool adds = residual != nullptr ? residual->as_bool() : spec_.adds_token;
+        if (adds && shape_.head_dim != shape_.value_dim) return false;
         if (is(call_.options, "feature_map", "dpfp") && shape_.head_dim < 2) return false;
         const Json* longest = find(call_.options, "max_length");
         return longest == nullptr || std::max(shape_.q_len, shape_.kv_len) + 3 <= longest->as_int64();

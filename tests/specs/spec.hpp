@@ -72,6 +72,7 @@ struct Spec {
     bool rows_on_axis{false};                     // positions of queries must be positions of keys
     bool own_window{false};                       // window options are the mechanism's own: variants set them
     bool odd_width{true};                         // takes an odd head width
+    bool adds_token{false};                       // adds the query to its result unless residual is false
     std::map<std::string, std::string> exempt{};  // property -> reason
     double tolerance{3e-6};                       // of max |V|, unit-scale inputs
     // Adds the mechanism's own inputs and weights to a call that is compared with the oracle.

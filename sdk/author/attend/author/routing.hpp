@@ -7,22 +7,22 @@
 #include "attend/toolkit/routing.h"
 
 // Ports routing.<side>.<field>; `guard` says when they exist, `rows` bounds the number of assignments.
-#define ATTEND_ROUTING_PORTS(side, name, guard, rows, n)                                                             \
-    output_port(0, "routing." side ".assignments", guard ": upto(" rows "),3", "(item, expert, token) of the " name, \
-                0, ATTEND_I32),                                                                                      \
-        output_port(0, "routing." side ".gates", guard ": upto(" rows ")", "gate of each assignment"),               \
-        output_port(0, "routing." side ".counts", guard ": B,num_experts", name " of each expert", 0, ATTEND_I32),   \
-        output_port(0, "routing." side ".load", guard ": B,num_experts", "share of the assignments"),                \
-        output_port(0, "routing." side ".importance", guard ": B,num_experts", "mean router probability"),           \
-        output_port(0, "routing." side ".balance_loss", guard ": B", "E sum_e load importance; 1 when balanced"),    \
-        output_port(0, "routing." side ".cv2", guard ": B", "squared coefficient of variation of the gate sums"),    \
-        output_port(0, "routing." side ".z_loss", guard ": B", "mean squared logsumexp of the logits"),              \
-        output_port(0, "routing." side ".entropy", guard ": B", "mean entropy of the router"),                       \
-        output_port(0, "routing." side ".max_load", guard ": B", "largest count over the mean count"),               \
-        output_port(0, "routing." side ".dropped_fraction", guard ": B", "0: nothing is dropped"),                   \
-        output_port(0, "routing." side ".capacity", guard ": B", "0: no capacity", 0, ATTEND_I32),                   \
-        output_port(0, "routing." side ".dropped", guard ": B", "0: nothing is dropped", 0, ATTEND_I32),             \
-        output_port(0, "routing." side ".unassigned", guard ": B", "0: every token has experts", 0, ATTEND_I32),     \
+#define ATTEND_ROUTING_PORTS(side, name, guard, rows, n)                                                              \
+    output_port(0, "routing." side ".assignments", guard ": upto(" rows "),3", "(item, expert, token) of the " name,  \
+                0, ATTEND_I32),                                                                                       \
+        output_port(0, "routing." side ".gates", guard ": upto(" rows ")", "gate of each assignment"),                \
+        output_port(0, "routing." side ".counts", guard ": B,num_experts", name " of each expert", 0, ATTEND_I32),    \
+        output_port(0, "routing." side ".load", guard ": B,num_experts", "share of the assignments"),                 \
+        output_port(0, "routing." side ".importance", guard ": B,num_experts", "mean router probability"),            \
+        output_port(0, "routing." side ".balance_loss", guard ": B", "E sum_e load importance; 1 when balanced"),     \
+        output_port(0, "routing." side ".cv2", guard ": B", "squared coefficient of variation of the gate sums"),     \
+        output_port(0, "routing." side ".z_loss", guard ": B", "mean squared logsumexp of the logits"),               \
+        output_port(0, "routing." side ".entropy", guard ": B", "mean entropy of the router"),                        \
+        output_port(0, "routing." side ".max_load", guard ": B", "largest count over the mean count"),                \
+        output_port(0, "routing." side ".dropped_fraction", guard ": B", "dropped over chosen"),                      \
+        output_port(0, "routing." side ".capacity", guard ": B", "most members of an expert; 0: any", 0, ATTEND_I32), \
+        output_port(0, "routing." side ".dropped", guard ": B", "assignments dropped", 0, ATTEND_I32),                \
+        output_port(0, "routing." side ".unassigned", guard ": B", name " that no expert chose", 0, ATTEND_I32),      \
         output_port(0, "routing." side ".empty_experts", guard ": B", "experts without " name, 0, ATTEND_I32)
 
 namespace attend::ATTEND_ISA {
@@ -30,15 +30,19 @@ namespace attend::ATTEND_ISA {
 // Assignments of both sides in the workspace.
 struct RoutingLists {
     attend_assignment query, key;
-    RoutingLists(const attend_plan_desc& desc, int64_t experts, int64_t top_k, Carve& carve) {
-        take(query, desc.q_len, experts, top_k, carve);
-        take(key, desc.kv_len, experts, top_k, carve);
+    // `each`: most experts of a token.
+    RoutingLists(const attend_plan_desc& desc, int64_t experts, int64_t each, Carve& carve) {
+        take(query, desc.q_len, experts, each, carve);
+        take(key, desc.kv_len, experts, each, carve);
     }
-    static void take(attend_assignment& to, int64_t tokens, int64_t experts, int64_t top_k, Carve& carve) {
+    static void take(attend_assignment& to, int64_t tokens, int64_t experts, int64_t each, Carve& carve) {
         to.logits = carve.take(tokens * experts);
-        to.gates = carve.take(tokens * top_k);
-        to.members = reinterpret_cast<int32_t*>(carve.take(tokens * top_k));
+        to.gates = carve.take(tokens * each);
+        to.members = reinterpret_cast<int32_t*>(carve.take(tokens * each));
         to.first = reinterpret_cast<int32_t*>(carve.take(experts + 1));
+        to.counts = reinterpret_cast<int32_t*>(carve.take(experts));
+        to.gate_sums = reinterpret_cast<double*>(carve.take(2 * experts));
+        to.scratch = reinterpret_cast<uint32_t*>(carve.take(tokens));
         to.num_tokens = 0;
     }
 };
@@ -98,23 +102,18 @@ inline void report_routing(const ForwardArgs& args, const attend_router& router,
     const int64_t experts = router.experts;
     const auto floats = [&](const char* field) { return static_cast<float*>(output(field)->data); };
     const auto ints = [&](const char* field) { return static_cast<int32_t*>(output(field)->data); };
-    attend_routing_report r{ints("counts") + item * experts,
-                            floats("load") + item * experts,
-                            floats("importance") + item * experts,
-                            0,
-                            0,
-                            0,
-                            0,
-                            0,
-                            0};
+    attend_routing_report r{ints("counts") + item * experts, floats("load") + item * experts,
+                            floats("importance") + item * experts};
     ATTEND_KERNEL(attend_report_routing)(&router, &assignment, &r);
     floats("balance_loss")[item] = r.balance_loss;
     floats("cv2")[item] = r.cv2;
     floats("z_loss")[item] = r.z_loss;
     floats("entropy")[item] = r.entropy;
     floats("max_load")[item] = r.max_load;
-    floats("dropped_fraction")[item] = 0.0f;
-    for (const char* field : {"capacity", "dropped", "unassigned"}) ints(field)[item] = 0;
+    floats("dropped_fraction")[item] = r.dropped_fraction;
+    ints("capacity")[item] = r.capacity;
+    ints("dropped")[item] = r.dropped;
+    ints("unassigned")[item] = r.unassigned;
     ints("empty_experts")[item] = r.empty_experts;
     auto* triples = static_cast<int32_t*>(assignments->data);
     for (int64_t e = 0; e < experts; ++e)

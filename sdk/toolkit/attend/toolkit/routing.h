@@ -20,8 +20,18 @@ extern "C" {
 #define ATTEND_ROPE_HALF 1u
 #define ATTEND_ROPE_INTERLEAVED 2u
 
+/* Who chooses. Tokens: each takes its top_k experts by z, ties to the lower expert; with a capacity an expert keeps that
+   many of those that chose it and drops the others. Experts: each takes the `capacity` tokens of largest gate (sigmoid: of
+   largest z, since the gate saturates), ties to the lower token. */
+#define ATTEND_TOKENS_CHOOSE 0u
+#define ATTEND_EXPERTS_CHOOSE 1u
+
+/* Flags of a router. */
+#define ATTEND_ROUTER_KEEP_LARGEST 1u /* tokens choose: an expert keeps those of largest gate instead of the first */
+#define ATTEND_ROUTER_FIRST_TOKEN 2u  /* experts choose: token 0 always, then by rank */
+
 /* The router of one side: logits z = x W + b in double, rounded once, so that the discrete choice does not depend on the
-   instruction set; the top_k experts of each token by z, ties to the lower number. */
+   instruction set. */
 typedef struct attend_router {
     const attend_tensor *tokens; /* [B, H, N, D] */
     const attend_tensor *weight; /* [H * D, experts] */
@@ -31,14 +41,20 @@ typedef struct attend_router {
     double noise;                   /* multiplicative, on the router's input only */
     uint64_t seed;
     uint32_t side, reserved0;       /* 0 queries, 1 keys: a part of the noise counter */
+    uint32_t choice, flags;         /* ATTEND_TOKENS_CHOOSE ..., ATTEND_ROUTER_* */
+    int64_t capacity;               /* most members of an expert; 0 with tokens that choose: no limit */
 } attend_router;
 
-/* The assignment of one sequence. Arrays of the caller: logits [N, experts], gates and members [N * top_k], first
-   [experts + 1]. Expert e holds members first[e] .. first[e + 1] - 1, ascending, with their gates. */
+/* The assignment of one sequence. Arrays of the caller: logits [N, experts], gates and members [N * top_k] (experts that
+   choose: [N * experts]), first [experts + 1], counts and gate_sums [experts], scratch [N]. Expert e holds members
+   first[e] .. first[e + 1] - 1, ascending, with their gates; counts and gate_sums tell what chose it before dropping. */
 typedef struct attend_assignment {
     float *logits, *gates;
     int32_t *members, *first;
     int64_t num_tokens;
+    int32_t *counts;
+    double *gate_sums;
+    uint32_t *scratch;
 } attend_assignment;
 
 /* Routes the first num_tokens tokens of item. ATTEND_NUMERIC if a logit is not finite. */
@@ -49,8 +65,8 @@ attend_status ATTEND_KERNEL(attend_route)(const attend_router *router, int64_t i
 typedef struct attend_routing_report {
     int32_t *counts;
     float *load, *importance;
-    float balance_loss, cv2, z_loss, entropy, max_load;
-    int32_t empty_experts;
+    float balance_loss, cv2, z_loss, entropy, max_load, dropped_fraction;
+    int32_t empty_experts, capacity, dropped, unassigned; /* unassigned: tokens that no expert has, before dropping */
 } attend_routing_report;
 void ATTEND_KERNEL(attend_report_routing)(const attend_router *router, const attend_assignment *assignment,
                                           attend_routing_report *report);
