@@ -45,6 +45,9 @@
 #ifndef ZOO_PLAN
 #define ZOO_PLAN zoo_plan
 #endif
+#ifndef ZOO_EXTENSION
+#define ZOO_EXTENSION NULL
+#endif
 #ifndef ZOO_MECHANISM_SIZE
 #define ZOO_MECHANISM_SIZE sizeof(attend_mechanism)
 #endif
@@ -137,6 +140,7 @@ ATTEND_UNUSED static const attend_mechanism zoo_mechanism = {
     .plan_info = zoo_plan_info,
     .execute = zoo_execute,
     .plan_destroy = zoo_drop,
+    .get_extension = ZOO_EXTENSION,
 };
 
 ATTEND_UNUSED static attend_status zoo_open(const attend_host *host, attend_lib **out, attend_error *error) {

@@ -324,6 +324,24 @@ TEST_CASE("zoo: a built-in short name stays with the built-in") {
 }
 
 // ---- all of them at once ----
+// Nothing is wrong with the file, so it loads; what it says is used to address memory, and is not believed.
+TEST_CASE("zoo: key patterns outside the call") {
+    for (const char* sin : {"stray_pattern", "stray_rows_pattern"}) {
+        const std::vector<std::vector<std::string>> questions = {
+            {"heatmap", "--pattern", "zoo-attention", "--sequence-length", "9", "--plugin", zoo(sin)},
+            {"describe", "zoo-attention", "--plan", "--sequence-length", "9", "--plugin", zoo(sin)}};
+        for (const std::vector<std::string>& question : questions) {
+            const Run run = run_attend(question);
+            INFO(sin << ": " << run.out << run.err);
+            CHECK(run.status != 0);
+            CHECK(run.out.empty());
+            CHECK(contains(run.err,
+                           "zoo-attention: its key pattern names rows or keys outside the call; accepted: "
+                           "rows that were asked for, keys up to 9"));
+        }
+    }
+}
+
 TEST_CASE("zoo: the whole zoo in one folder beside a good plugin", "[slow]") {
     const Folder folder;
     std::size_t members = 0;
@@ -341,8 +359,9 @@ TEST_CASE("zoo: the whole zoo in one folder beside a good plugin", "[slow]") {
     (void)run.json();
     CHECK_FALSE(contains(run.out, "printed"));
     const attend::Json json = run_attend({"status", "--plugin-dir", folder / "", "--json"}).json();
-    // Loaded: good or its newer version, repeats_name, neighbour; not plugins: no_note, note_magic.
-    CHECK(json.find("refused")->size() == members - 4);
+    // Loaded: good or its newer version, repeats_name, stray_pattern, stray_rows_pattern, neighbour; not plugins: no_note,
+    // note_magic.
+    CHECK(json.find("refused")->size() == members - 6);
 }
 
 // ---- folders ----
