@@ -9,53 +9,17 @@
 Prints the maximum difference of each comparison and ends with a line "N passed, N failed".
 """
 
-import functools
-import json
 import math
-import os
-import pathlib
-import subprocess
 import sys
-import tempfile
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-try:
-    import numpy as np
-    import torch
-    from safetensors.numpy import load_file, save_file
-except ImportError as problem:
-    print(f"skipped: {problem.name} is not installed; pip install torch==2.13.0 transformers==5.23.0 numpy safetensors")
-    print("0 passed, 0 failed")
-    sys.exit(0)
+import support
+from support import attend, attempt, finish, listed, report
 
-ATTEND = sys.argv[1] if len(sys.argv) > 1 else "build/release/bin/attend"
-WORK = pathlib.Path(tempfile.mkdtemp(prefix="compare_linear."))
+support.need("numpy", "torch", "transformers", "safetensors")
+import numpy as np
+import torch
+
 rng = np.random.default_rng(9)
-counts = {True: 0, False: 0}
-
-
-def attend(mechanism, tensors, options, *flags):
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, WORK / "in.safetensors")
-    command = [ATTEND, "compute", mechanism, "--input", str(WORK / "in.safetensors"), "--output", str(WORK / "out.safetensors"),
-               "--quiet", *flags]
-    for name, value in options.items():
-        command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return load_file(WORK / "out.safetensors")
-
-
-def report(name, difference, limit=1e-5):
-    good = bool(difference <= limit)
-    counts[good] += 1
-    print(f"{'' if good else 'FAILED '}{name}: maximum difference {difference:.1e}, at most {limit:.0e}")
-
-
-@functools.cache
-def listed():
-    done = subprocess.run([ATTEND, "list", "--json"], capture_output=True, text=True, check=True)
-    return {row["name"] for row in json.loads(done.stdout)["mechanisms"]}
 
 
 def normal(*shape, size=1.0):
@@ -150,7 +114,7 @@ def kernel_form(mechanism, weights_of, options, guard, causal, projected=0, told
         tensors["input.gates"] = gate
     offset = nk - nq
     known = {**options, "offset": offset if causal else 0, "max_len": options.get("max_len", nk)}
-    got = attend(mechanism, tensors, {**options, "causal": causal}, *(["--lse"] if lse else []))
+    got = attend(mechanism, tensors, *(["--lse"] if lse else []), options={**options, "causal": causal})
     worst = 0.0
     for b in range(batch):
         for h in range(heads):
@@ -221,7 +185,7 @@ def linformer(options, sharing, lengths_given):
         tensors["key_lengths"] = lengths
     else:
         lengths[:] = nk
-    got = attend("linformer-attention", tensors, {"sharing": sharing, **options})["output"]
+    got = attend("linformer-attention", tensors, options={"sharing": sharing, **options})["output"]
     e, f = tensors["weight.e"].astype(np.float64), tensors.get("weight.f", tensors["weight.e"]).astype(np.float64)
     worst = 0.0
     for b in range(batch):
@@ -267,7 +231,7 @@ def nystrom_layer(length, landmarks, kernel, original):
     if kernel:
         options["residual_kernel"] = kernel
         tensors["weight.conv_weight"] = layer.conv.weight.detach().float().numpy().reshape(heads, kernel)
-    got = attend("nystrom-attention", tensors, options)["output"]
+    got = attend("nystrom-attention", tensors, options=options)["output"]
     report(f"NystromformerSelfAttention length={length} landmarks={landmarks} kernel={kernel} original={original}", float(np.abs(got - expected).max()), 2e-5)
 
 
@@ -275,16 +239,11 @@ def layers():
     if "nystrom-attention" not in listed():
         return
     for arguments in ((64, 8, 0, True), (96, 16, 5, True), (64, 8, 3, False), (48, 48, 3, True)):
-        try:
-            nystrom_layer(*arguments)
-        except Exception as problem:  # one comparison must not hide the others
-            counts[False] += 1
-            print(f"FAILED nystrom_layer{arguments}: {type(problem).__name__}: {problem}")
+        attempt(nystrom_layer, *arguments)
 
 
 if __name__ == "__main__":
     kernels()
     linformer_cases()
     layers()
-    print(f"{counts[True]} passed, {counts[False]} failed")
-    sys.exit(1 if counts[False] else 0)
+    sys.exit(finish())

@@ -10,29 +10,17 @@ of transformers.
 Prints the maximum difference of each comparison and ends with a line "N passed, N failed".
 """
 
-import functools
-import json
 import math
-import os
-import pathlib
-import subprocess
 import sys
-import tempfile
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-try:
-    import numpy as np
-    import torch
-    from safetensors.numpy import load_file, save_file
-except ImportError as problem:
-    print(f"skipped: {problem.name} is not installed; pip install torch==2.13.0 transformers==5.23.0 numpy safetensors")
-    print("0 passed, 0 failed")
-    sys.exit(0)
+import support
+from support import attend, attempt, finish, listed, report
 
-ATTEND = sys.argv[1] if len(sys.argv) > 1 else "build/release/bin/attend"
-WORK = pathlib.Path(tempfile.mkdtemp(prefix="compare_sparse."))
+support.need("numpy", "torch", "transformers", "safetensors")
+import numpy as np
+import torch
+
 rng = np.random.default_rng(5)
-counts = {True: 0, False: 0}
 
 
 # ---- the generator of random patterns: Philox 4x32-10 and partial Fisher-Yates ----
@@ -194,30 +182,6 @@ def random_keys(o, h, i, p, nk, kv_len, causal):
 
 # ---- one call against the dense form ----
 
-def attend(mechanism, tensors, options, *flags):
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, WORK / "in.safetensors")
-    command = [ATTEND, "compute", mechanism, "--input", str(WORK / "in.safetensors"), "--output", str(WORK / "out.safetensors"),
-               "--quiet", *flags]
-    for name, value in options.items():
-        command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return load_file(WORK / "out.safetensors")
-
-
-def report(name, difference, limit):
-    good = bool(difference <= limit)
-    counts[good] += 1
-    print(f"{'' if good else 'FAILED '}{name}: maximum difference {difference:.1e}, at most {limit:.0e}")
-
-
-@functools.cache
-def listed():
-    done = subprocess.run([ATTEND, "list", "--json"], capture_output=True, text=True, check=True)
-    return {row["name"] for row in json.loads(done.stdout)["mechanisms"]}
-
-
 def normal(*shape):
     return rng.standard_normal(shape).astype(np.float32)
 
@@ -245,7 +209,7 @@ def dense(mechanism, keys_of, options, causal=False, q_len=None):
     bias = normal(1, heads, nq, nk) if with_bias else np.zeros((1, heads, nq, nk), np.float32)
     if with_bias:
         tensors["bias"] = bias
-    got = attend(mechanism, tensors, {**options, "causal": causal}, "--lse")
+    got = attend(mechanism, tensors, "--lse", options={**options, "causal": causal})
     visible = np.zeros((batch, heads, nq, nk), bool)
     for b in range(batch):
         for h in range(heads):
@@ -330,7 +294,7 @@ def longformer_layer(window, tokens):
     if tokens:
         tensors.update({f"input.global_{name}": split(getattr(layer, f"{name}_global")(hidden), heads) for name in names})
     got = attend("longformer-attention", {name: x.detach().float().numpy() for name, x in tensors.items()},
-                 {"window_size": window, "global_tokens": tokens})["output"]
+                 options={"window_size": window, "global_tokens": tokens})["output"]
     want = split(expected, heads).detach().numpy()
     report(f"LongformerSelfAttention window={window} global={tokens}", float(np.abs(got - want).max()), 1e-5)
 
@@ -370,7 +334,7 @@ def bigbird_layer(blocks, random_blocks, seed):
     assert calls
     tensors = {name: split(linear(hidden), heads).detach().float().numpy() for name, linear in
                {"query": layer.query, "key": layer.key, "value": layer.value}.items()}
-    got = attend("bigbird-attention", tensors, options)["output"]
+    got = attend("bigbird-attention", tensors, options=options)["output"]
     want = split(expected.view(batch, length, width), heads).detach().numpy()
     report(f"BigBirdBlockSparseAttention blocks={blocks} random={random_blocks}", float(np.abs(got - want).max()), 1e-5)
 
@@ -382,15 +346,10 @@ def layers():
     for mechanism, function, arguments in cases:
         if mechanism not in listed():
             continue
-        try:
-            function(*arguments)
-        except Exception as problem:  # one comparison must not hide the others
-            counts[False] += 1
-            print(f"FAILED {function.__name__}{arguments}: {type(problem).__name__}: {problem}")
+        attempt(function, *arguments)
 
 
 if __name__ == "__main__":
     patterns()
     layers()
-    print(f"{counts[True]} passed, {counts[False]} failed")
-    sys.exit(1 if counts[False] else 0)
+    sys.exit(finish())

@@ -9,37 +9,22 @@ Ends with a line "N passed, N failed".
 """
 
 import itertools
-import json
 import math
-import pathlib
-import subprocess
 import sys
-import tempfile
 
+import support
+from support import attend
+
+support.need("numpy", "torch", "safetensors")
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 
-ATTEND = sys.argv[1] if len(sys.argv) > 1 else "build/release/bin/attend"
-WORK = pathlib.Path(tempfile.mkdtemp())
 rng = np.random.default_rng(7)
 results = []
 
 
 def normal(*shape):
     return rng.standard_normal(shape).astype(np.float32)
-
-
-def attend(mechanism, tensors, *flags, options=None):
-    """Output tensors of one `attend compute` as a dict."""
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, WORK / "in.safetensors")
-    command = [ATTEND, "compute", mechanism, "--input", str(WORK / "in.safetensors"), "--output", str(WORK / "out.safetensors")]
-    for name, value in (options or {}).items():
-        command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    done = subprocess.run(command + [str(flag) for flag in flags], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return load_file(WORK / "out.safetensors")
 
 
 def check(name, got, expected, tolerance=1e-5):

@@ -12,29 +12,18 @@ Prints the maximum difference of each comparison and ends with a line "N passed,
 import functools
 import importlib
 import itertools
-import json
 import math
-import os
-import pathlib
-import subprocess
 import sys
-import tempfile
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-try:
-    import numpy as np
-    import torch
-    import transformers
-    from safetensors.numpy import load_file, save_file
-except ImportError as problem:
-    print(f"skipped: {problem.name} is not installed; pip install torch==2.13.0 transformers==5.23.0 numpy safetensors")
-    print("0 passed, 0 failed")
-    sys.exit(0)
+import support
+from support import attend, counts, finish, listed
 
-ATTEND = sys.argv[1] if len(sys.argv) > 1 else "build/release/bin/attend"
-WORK = pathlib.Path(tempfile.mkdtemp(prefix="compare_transformers."))
+support.need("numpy", "torch", "transformers", "safetensors")
+import numpy as np
+import torch
+import transformers
+
 rng = np.random.default_rng(11)
-counts = {True: 0, False: 0}
 
 
 def model(name, *attributes):
@@ -75,18 +64,6 @@ def joined(x):
     return x.reshape(*x.shape[:2], -1)
 
 
-def attend(mechanism, tensors, *flags, options=None):
-    """Output tensors of one `attend compute` as a dict."""
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, WORK / "in.safetensors")
-    command = [ATTEND, "compute", mechanism, "--input", str(WORK / "in.safetensors"), "--output", str(WORK / "out.safetensors")]
-    for name, value in (options or {}).items():
-        command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    done = subprocess.run(command + list(flags), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return load_file(WORK / "out.safetensors")
-
-
 def check(name, got, expected, dtype=torch.float64):
     got, expected = np.asarray(got, np.float64), np.asarray(expected.detach() if torch.is_tensor(expected) else expected, np.float64)
     limit = 1e-5 if dtype == torch.float64 else 1e-4
@@ -97,12 +74,6 @@ def check(name, got, expected, dtype=torch.float64):
         good, text = bool(difference < limit), f"maximum difference {difference:.1e}, below {limit:.0e}"
     counts[good] += 1
     print(f"{'' if good else 'FAILED '}{name}, {str(dtype).removeprefix('torch.')}: {text}")
-
-
-@functools.cache
-def listed():
-    done = subprocess.run([ATTEND, "list"], capture_output=True, text=True, check=True)
-    return {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
 
 
 def run(mechanisms, function, *arguments):
@@ -558,8 +529,7 @@ def main():
     ):
         for case in cases:
             run([mechanism], comparison, *case)
-    print(f"{counts[True]} passed, {counts[False]} failed")
-    return 1 if counts[False] or not counts[True] else 0
+    return finish()
 
 
 if __name__ == "__main__":
