@@ -2,8 +2,8 @@
 // Attention inside residue classes: position p sees keys j with j - p divisible by a stride. A class is a dense problem on
 // rows in steps, and neighbouring classes are alike: they go to the tile engine together, as items of a batch, on one
 // worker. Inside a class rows and keys are counted by themselves, so that nothing is searched in lists of indices; where a
-// mask, a bias or dropout asks for the logical ones, classes go one by one and keep them. Keys far apart in memory are
-// copied first: rows a page apart share few places of a cache.
+// mask, a bias or dropout asks for the logical ones, classes go one by one and keep them. Rows far apart in memory are copied
+// first: a page apart they share few places of a cache.
 #pragma once
 
 #include "stages.hpp"
@@ -242,16 +242,15 @@ private:
         if (widens(*desc_, keys_.stride)) problem.flags |= ATTEND_TILE_WIDEN;
         problem.segments = &segment;
         problem.num_segments = 1;
-        problem.query = rows_of(query, *whole_->query, {batch, head, first, begin_row, count, heads_.width, rows});
+        const Place of_queries{batch, head, first, begin_row, count, heads_.width, rows};
+        problem.query = together_rows(query, *whole_->query, of_queries, at + packed_queries_);
         const Place of_keys{
             whole_->segments[0].key->shape[0] == 1 ? 0 : batch, kv_head, key_class, key_begin, count, 1, keys};
-        segment.key = keys_of(key, *whole_->segments[0].key, of_keys, at + packed_keys_);
-        segment.value = keys_of(value, *whole_->segments[0].value, of_keys, at + packed_values_);
+        segment.key = together_rows(key, *whole_->segments[0].key, of_keys, at + packed_keys_);
+        segment.value = together_rows(value, *whole_->segments[0].value, of_keys, at + packed_values_);
         const PartTarget& target = unit_->target;
-        fetch<0>(query);
         const Place of_rows{batch - target.batch, head - target.head, first, begin_row, count, heads_.width, rows};
         problem.output = rows_of(output, *target.output, of_rows);
-        fetch<1>(output);
         problem.lse = target.lse != nullptr ? rows_of(lse, *target.lse, of_rows) : nullptr;
         if (target.max != nullptr) {
             problem.flags |= ATTEND_TILE_TAKES_STATE;
@@ -331,27 +330,15 @@ private:
         own.tensor.data = static_cast<char*>(whole.data) + start * (whole.dtype_bits / 8);
         return &own.tensor;
     }
-    // Rows arrive in the second cache at once, in the order of their addresses.
-    template <int writes>
-    static void fetch(const OwnTensor& rows) {
-        const int64_t bytes = rows.tensor.dtype_bits / 8, width = rows.shape[3] * bytes;
-        if (rows.strides[3] != 1) return;
-        for (int64_t n = 0; n < rows.shape[2]; ++n)
-            for (int64_t c = 0; c < rows.shape[0]; ++c)
-                for (int64_t h = 0; h < rows.shape[1]; ++h) {
-                    const char* row = static_cast<const char*>(rows.tensor.data) +
-                                      (c * rows.strides[0] + h * rows.strides[1] + n * rows.strides[2]) * bytes;
-                    for (int64_t line = 0; line < width; line += 64) __builtin_prefetch(row + line, writes, 2);
-                }
-    }
-    // Keys where they are, or a copy of them.
-    const attend_tensor* keys_of(OwnTensor& own, const attend_tensor& whole, const Place& place, char* copy) const {
+    // Rows of one head where they are, or a copy of them.
+    const attend_tensor* together_rows(OwnTensor& own, const attend_tensor& whole, const Place& place,
+                                       char* copy) const {
         rows_of(own, whole, place);
         const int64_t bytes = whole.dtype_bits / 8, step = own.strides[2] * bytes;
-        if (!packs_ || place.members == 0 || (step < 0 ? -step : step) <= page) return &own.tensor;
+        if (!packs_ || place.members == 0 || place.heads > 1 || (step < 0 ? -step : step) <= page) return &own.tensor;
         const int64_t width = whole.shape[3], row = width * bytes;
         const char* base = static_cast<const char*>(own.tensor.data);
-        // Neighbours in memory are members of neighbouring classes.
+        // Neighbours in memory are members of neighbouring classes; those behind a step are asked for two steps ahead.
         constexpr int64_t ahead = 2;
         for (int64_t n = 0; n < place.members; ++n)
             for (int64_t c = 0; c < place.count; ++c) {
@@ -403,6 +390,7 @@ private:
         take(key_lengths_, together_ * 8);
         take(packed_keys_, packs_ ? together_ * keys * desc_->head_dim * 4 : 0);
         take(packed_values_, packs_ ? together_ * keys * desc_->value_dim * 4 : 0);
+        take(packed_queries_, packs_ ? together_ * lesser_of(most_rows(), class_rows) * desc_->head_dim * 4 : 0);
         tiles_ = at;
         // Rows that fill the widest tiles and the largest groups of them: nothing here needs more.
         attend_plan_desc most = *desc_;
@@ -421,7 +409,7 @@ private:
     bool packs_{false}, logical_{false};
     int64_t together_{1};
     uint64_t row_index_{0}, key_index_{0}, row_lengths_{0}, key_lengths_{0}, packed_keys_{0}, packed_values_{0},
-        tiles_{0}, slot_bytes_{0};
+        packed_queries_{0}, tiles_{0}, slot_bytes_{0};
 };
 
 }  // namespace attend::ATTEND_ISA

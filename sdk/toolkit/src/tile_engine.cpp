@@ -344,7 +344,9 @@ using namespace attend::ATTEND_ISA;
 
 extern "C" uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem* problem, uint32_t max_workers) {
     if (problem == nullptr || problem->query == nullptr || problem->num_segments == 0) return 0;
-    const uint64_t tiles = TileScratch::bytes(sizes_of(*problem)) * (max_workers == 0 ? 1 : max_workers);
+    attend_tile_problem shapes = *problem;
+    shapes.window_left = shapes.window_right = -1;  // groups of tiles are smaller with windows
+    const uint64_t tiles = TileScratch::bytes(sizes_of(shapes)) * (max_workers == 0 ? 1 : max_workers);
     const uint64_t rows = decode_workspace(*problem, max_workers);  // whether few rows go that way is known later
     return tiles > rows ? tiles : rows;
 }

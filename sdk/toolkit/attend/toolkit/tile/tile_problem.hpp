@@ -41,13 +41,22 @@ struct TileSizes {
     int64_t group{1}, groups{0};                                 // tiles of a group, groups of a head
     int64_t maps{1}, sums{0};                                    // softmax maps, sums of weights beside the values
     int64_t tile_floats{0}, block_floats{0}, scratch_floats{0};  // of the hooks
-    bool staged{false}, narrow{false};                           // keys and values, queries and output are not float32
+    bool few_keys{false};
+    bool staged{false}, narrow{false};  // keys and values, queries and output are not float32
 
     int64_t lane_stride() const { return round_up(tile_lanes, batch_lanes); }
     int64_t items() const { return batch * outer * groups; }
     // Groups of a head differ by one tile at most: workers that share them end together.
     int64_t first_tile(int64_t at) const { return at * tiles / groups; }
 };
+
+// Windows that leave a row few keys.
+constexpr int64_t narrow_window = 4 * default_key_tile;
+inline bool is_narrow(const attend_tile_problem& problem) {
+    if (problem.window_left < 0 || problem.window_left > narrow_window) return false;
+    if ((problem.flags & ATTEND_TILE_CAUSAL) != 0) return true;
+    return problem.window_right >= 0 && problem.window_left + problem.window_right <= narrow_window;
+}
 
 inline TileSizes sizes_of(const attend_tile_problem& problem) {
     TileSizes sizes;
@@ -75,6 +84,10 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
         most_group = greater(1, lesser(most_group, max_group / sizes.maps));
         if (hooks->max_group > 0) most_group = lesser(most_group, hooks->max_group);
     }
+    // Tiles that see few keys share few of them. Alone they see theirs in one block or two instead of parts of more, and
+    // what the next tile wants is asked for in time. Converted keys are worth sharing even so.
+    sizes.few_keys = !sizes.staged && is_narrow(problem);
+    if (sizes.few_keys) most_group = 1;
     sizes.average = problem.scores != nullptr && (problem.flags & ATTEND_TILE_AVERAGE_SCORES) != 0;
     // The mean over heads is summed in one place, head by head, so there each tile holds one head.
     sizes.pack = sizes.average || sizes.kv_heads == 0 ? 1 : sizes.q_heads / sizes.kv_heads;

@@ -10,15 +10,9 @@
 #include "attend/toolkit/tile/key_block.hpp"
 #include "attend/toolkit/tile/pipeline.hpp"
 #include "attend/toolkit/tile/state.hpp"
-#include "attend/toolkit/tile/tile_problem.hpp"
+#include "attend/toolkit/tile/tile_lanes.hpp"
 
 namespace attend::ATTEND_ISA {
-
-// Which rows a tile holds: lane v is row v / pack, head first_head + v % pack.
-struct TileRows {
-    int64_t batch, kv_head, first_head, pack, begin, end;
-    int64_t map;
-};
 
 enum class Pass { forward, weights, add_weights };
 
@@ -28,14 +22,15 @@ public:
         : run_(&run), problem_(run.problem), scratch_(&scratch), state_(state), rows_(rows) {
         vectors_ = static_cast<int>(divide_up(rows.end - rows.begin, batch_lanes));
         lanes_ = vectors_ * batch_lanes;
-        fill_lanes();
-        limit_keys();
+        const int64_t offset = offset_of(run, rows.batch);
+        fill_lanes(run, rows, state_, lanes_, offset, tile_);
+        limit_keys(run, state_, tile_, vectors_, offset, limits_);
     }
 
     const attend_query_tile& tile() const { return tile_; }
     // Main keys that any lane sees, by causal, window and length.
-    int64_t hull_begin() const { return hull_begin_; }
-    int64_t hull_end() const { return hull_end_; }
+    int64_t hull_begin() const { return limits_.hull_begin; }
+    int64_t hull_end() const { return limits_.hull_end; }
 
     // Query rows arrive while another tile's are being transposed.
     void fetch_queries() const {
@@ -69,13 +64,14 @@ public:
     void visit(KeyBlock& block, Pass pass, bool main, bool partial) {
         int64_t begin = block.first(), end = begin + block.count();
         if (main) {
-            begin = greater(begin, hull_begin_);
-            end = lesser(end, hull_end_);
+            begin = greater(begin, limits_.hull_begin);
+            end = lesser(end, limits_.hull_end);
             if (block.dots()) begin -= (begin - block.first()) % 2;  // pairs of keys stay together
         }
         if (begin >= end) return;
         const int64_t reach = run_->sizes.key_tile;
-        if (pass == Pass::forward && !fetched_ && end + reach >= hull_end_ && hull_end_ - hull_begin_ > reach)
+        if (pass == Pass::forward && !fetched_ && end + reach >= limits_.hull_end &&
+            (limits_.hull_end - limits_.hull_begin > reach || run_->sizes.few_keys))
             fetch_ahead(end - begin);
         score_tile(block, begin, end - begin, pass, main, partial);
     }
@@ -157,100 +153,6 @@ private:
         }
     }
 
-    void fill_lanes() {
-        const bool per_item = (problem_->flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
-        offset_ =
-            per_item ? integer_at(problem_->key_lengths, rows_.batch) - integer_at(problem_->query_lengths, rows_.batch)
-                     : problem_->causal_offset;
-        int32_t first_position = INT32_MAX, last_position = INT32_MIN;
-        // Counted, not divided: 48 lanes of divisions are 7 % of a tile that sees 128 keys.
-        int64_t row = rows_.begin / rows_.pack, member = rows_.begin % rows_.pack;
-        const attend_softmax_map* map = run_->hooks->maps != nullptr ? run_->hooks->maps + rows_.map : nullptr;
-        int32_t* const counted_head = state_.map_head != nullptr && map != nullptr ? state_.map_head : state_.head;
-        for (int64_t lane = 0; lane < lanes_; ++lane) {
-            const int64_t i = problem_->query_index != nullptr ? problem_->query_index[row] : row;
-            const int32_t position = static_cast<int32_t>(clamp(i + offset_, -most_rows, most_rows));
-            const int64_t own_head = rows_.first_head + member;
-            const int64_t head = map != nullptr ? map->first_head + own_head * map->head_step : own_head;
-            state_.row[lane] = static_cast<int32_t>(row);
-            state_.query[lane] = static_cast<int32_t>(i);
-            state_.head[lane] = static_cast<int32_t>(own_head);
-            counted_head[lane] = static_cast<int32_t>(head);
-            state_.position[lane] = position;
-            first_position = position < first_position ? position : first_position;
-            last_position = position > last_position ? position : last_position;
-            if (run_->mask.present) state_.mask_rows[lane] = run_->mask.at(rows_.batch, head, i, 0);
-            if (run_->bias.present) state_.bias_rows[lane] = run_->bias.at(rows_.batch, head, i, 0);
-            if (rows_.begin + lane + 1 >= rows_.end) continue;  // lanes past the last repeat it
-            if (++member == rows_.pack) {
-                member = 0;
-                ++row;
-            }
-        }
-        tile_.batch = rows_.batch;
-        tile_.kv_head = rows_.kv_head;
-        tile_.num_lanes = rows_.end - rows_.begin;
-        tile_.lane_stride = lanes_;
-        tile_.first_position = first_position;
-        tile_.last_position = last_position;
-        tile_.kv_len = problem_->key_lengths != nullptr ? key_row(integer_at(problem_->key_lengths, rows_.batch))
-                                                        : run_->sizes.main_keys;
-        tile_.lane_query = state_.query;
-        tile_.lane_head = counted_head;
-        tile_.lane_position = state_.position;
-        tile_.lane_row = state_.row;
-        tile_.map = rows_.map;
-    }
-
-    // Number of main rows whose key index is below j.
-    int64_t key_row(int64_t j) const {
-        if (problem_->key_index == nullptr) return clamp(j, 0, run_->sizes.main_keys);
-        int64_t low = 0, high = run_->sizes.main_keys;
-        while (low < high) {
-            const int64_t middle = (low + high) / 2;
-            if (problem_->key_index[middle] < j)
-                low = middle + 1;
-            else
-                high = middle;
-        }
-        return low;
-    }
-
-    // Rows [key_begin, key_end) per lane from causal, window and length; their hull; the rows that every lane sees; and
-    // the hull of each vector of lanes.
-    void limit_keys() {
-        const bool causal = (problem_->flags & ATTEND_TILE_CAUSAL) != 0;
-        const bool bounded = causal || problem_->window_left >= 0 || problem_->window_right >= 0;
-        hull_begin_ = bounded ? run_->sizes.main_keys : 0;
-        hull_end_ = bounded ? 0 : tile_.kv_len;
-        full_begin_ = 0;
-        full_end_ = tile_.kv_len;
-        for (int v = 0; v < vectors_; ++v) {
-            vector_begin_[v] = hull_begin_;
-            vector_end_[v] = hull_end_;
-        }
-        if (!bounded) return;
-        for (int64_t lane = 0; lane < lanes_; ++lane) {
-            const int64_t position = state_.query[lane] + offset_;
-            int64_t begin = 0, end = tile_.kv_len;
-            if (causal) end = lesser(end, key_row(position + 1));
-            if (problem_->window_right >= 0)
-                end = lesser(end, key_row(position + lesser(problem_->window_right, far) + 1));
-            if (problem_->window_left >= 0) begin = key_row(position - lesser(problem_->window_left, far));
-            if (begin >= end) begin = end = 0;
-            state_.key_begin[lane] = static_cast<int32_t>(begin);
-            state_.key_end[lane] = static_cast<int32_t>(end);
-            full_begin_ = greater(full_begin_, begin);
-            full_end_ = lesser(full_end_, end);
-            if (begin == end) continue;
-            const int64_t v = lane / batch_lanes;
-            vector_begin_[v] = lesser(vector_begin_[v], begin);
-            vector_end_[v] = greater(vector_end_[v], end);
-            hull_begin_ = lesser(hull_begin_, begin);
-            hull_end_ = greater(hull_end_, end);
-        }
-    }
-
     void load_queries() {
         const StoredView query = queries();
         const int64_t head_dim = run_->sizes.head_dim;
@@ -312,15 +214,15 @@ private:
     // from `first`. Steps of 8 keys, which full register tiles and pairs of keys want.
     template <class Visit>
     ATTEND_ALWAYS_INLINE void each_run(int64_t first, int64_t keys, bool main, Visit visit) const {
-        if (!main || (first >= full_begin_ && first + keys <= full_end_)) {
+        if (!main || (first >= limits_.full_begin && first + keys <= limits_.full_end)) {
             visit(int64_t{0}, keys, 0, vectors_);
             return;
         }
         constexpr int64_t step = 8;
         int64_t low[size_t{max_vectors}], high[size_t{max_vectors}];
         for (int v = 0; v < vectors_; ++v) {
-            low[v] = clamp(vector_begin_[v] - first, 0, keys) / step * step;
-            high[v] = lesser(round_up(clamp(vector_end_[v] - first, 0, keys), step), keys);
+            low[v] = clamp(limits_.vector_begin[v] - first, 0, keys) / step * step;
+            high[v] = lesser(round_up(clamp(limits_.vector_end[v] - first, 0, keys), step), keys);
         }
         for (int64_t begin = 0; begin < keys;) {
             // Both limits rise with the lanes, so the vectors of a key follow each other.
@@ -429,7 +331,7 @@ private:
                                                       scratch_->rows);
             });
         if (masked) apply_mask(scores, keys * lanes_, scratch_->mask);
-        if (main && (first < full_begin_ || first + keys > full_end_)) {
+        if (main && (first < limits_.full_begin || first + keys > limits_.full_end)) {
             hides = true;
             limit_scores(first, keys);
         }
@@ -443,7 +345,7 @@ private:
         }
         by_vectors(vectors_, [&](auto v) {
             apply_limits<decltype(v)::count>(scratch_->scores, keys, scratch_->limit_low, scratch_->limit_high,
-                                             full_begin_ - first, full_end_ - first);
+                                             limits_.full_begin - first, limits_.full_end - first);
         });
     }
 
@@ -578,8 +480,6 @@ private:
         }
     }
 
-    static constexpr int64_t far = int64_t{1} << 40;  // a window this wide is unlimited, and sums with it stay in range
-
     const TileRun* run_;
     const attend_tile_problem* problem_;
     const TileScratch* scratch_;
@@ -587,9 +487,8 @@ private:
     TileRows rows_;
     attend_query_tile tile_{};
     int vectors_{1};
-    int64_t lanes_{0}, offset_{0};
-    int64_t hull_begin_{0}, hull_end_{0}, full_begin_{0}, full_end_{0};
-    int64_t vector_begin_[size_t{max_vectors}], vector_end_[size_t{max_vectors}];
+    int64_t lanes_{0};
+    KeyLimits limits_;
     bool started_{false}, fetched_{false}, settled_{false};
     Ahead ahead_;
     TileRows next_{};
