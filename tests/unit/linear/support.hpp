@@ -21,13 +21,9 @@
 #define ATTEND_ISA baseline  // for the structs of linear.h; its own declarations are those of this entry
 #endif
 #include "attend/toolkit/linear.h"
-#include "unit/linear/laid.hpp"
+#include "unit/instruction_sets.hpp"
+#include "unit/memory.hpp"
 
-#if defined(__x86_64__)
-#define ATTEND_TEST_ENTRIES(X) X(baseline) X(avx2) X(avx512)
-#else
-#define ATTEND_TEST_ENTRIES(X) X(neon)
-#endif
 #define ATTEND_TEST_DECLARE(entry)                                                                               \
     extern "C" int64_t attend_linear_features_##entry(const attend_linear_problem*);                             \
     extern "C" int64_t attend_linear_state_rows_##entry(const attend_linear_problem*);                           \
@@ -38,6 +34,11 @@
 ATTEND_TEST_ENTRIES(ATTEND_TEST_DECLARE)
 
 namespace attend::linear_test {
+
+using test::LoopHost;
+using test::nan_value;
+using test::Random;
+using test::same_bits;
 
 struct Entry {
     const char* name;
@@ -50,18 +51,9 @@ struct Entry {
     void (*draw)(const attend_random_features*, double*, float*);
 };
 
-inline bool cpu_runs_baseline() { return true; }
-inline bool cpu_runs_neon() { return true; }
-#if defined(__x86_64__)
-inline bool cpu_runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-inline bool cpu_runs_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-#endif
 #define ATTEND_TEST_ENTRY(entry)            \
     Entry{#entry,                           \
-          cpu_runs_##entry(),               \
+          test::cpu_runs_##entry(),         \
           attend_linear_features_##entry,   \
           attend_linear_state_rows_##entry, \
           attend_linear_workspace_##entry,  \
@@ -72,37 +64,21 @@ inline const Entry entries[] = {ATTEND_TEST_ENTRIES(ATTEND_TEST_ENTRY)};
 
 template <class Body>
 void for_each_entry(Body body) {
-    for (const Entry& entry : entries) {
-        if (!entry.runs_here) {
-            WARN("instruction set " << entry.name << " is not available on this processor: not tested");
-            continue;
-        }
-        INFO("instruction set " << entry.name);
-        body(entry);
-    }
+    test::for_each_entry(entries, body);
 }
 
 constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
-constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
 
-class Random {
-public:
-    explicit Random(uint64_t seed) : engine_(seed) {}
-    int64_t whole(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
-    bool chance(double probability) { return std::uniform_real_distribution<double>(0.0, 1.0)(engine_) < probability; }
-    float normal() { return std::normal_distribution<float>(0.0f, 1.0f)(engine_); }
-    template <class T>
-    T pick(std::initializer_list<T> choices) {
-        return choices.begin()[whole(0, static_cast<int64_t>(choices.size()) - 1)];
+// The problem keeps pointers to its tensors.
+template <class T>
+struct Laid : test::Strided<T> {
+    attend_tensor described{};
+    Laid(std::vector<int64_t> shape, int layout, const std::vector<T>& dense)
+        : test::Strided<T>(std::move(shape), static_cast<test::Strides>(layout), dense) {}
+    attend_tensor* tensor() {
+        described = test::Strided<T>::tensor();
+        return &described;
     }
-    std::vector<float> normals(int64_t count, float spread) {
-        std::vector<float> values(static_cast<size_t>(count));
-        for (float& value : values) value = spread * normal();
-        return values;
-    }
-
-private:
-    std::mt19937_64 engine_;
 };
 
 struct LinearCase {
@@ -379,38 +355,6 @@ inline Expected oracle(const LinearCase& c) {
 
 // ---- the engine ----
 
-// A host whose loop runs on plain threads.
-class LoopHost {
-public:
-    explicit LoopHost(uint32_t workers) : workers_(workers) {
-        host_.struct_size = sizeof host_;
-        host_.abi_major = ATTEND_ABI_MAJOR;
-        host_.impl = this;
-        host_.parallel_for = parallel_for;
-    }
-    const attend_host* get() const { return &host_; }
-
-private:
-    static attend_status parallel_for(const attend_host* host, attend_call*, uint64_t n, uint64_t grain, uint32_t,
-                                      attend_range_fn body, void* user) noexcept {
-        const auto* self = static_cast<const LoopHost*>(host->impl);
-        std::atomic<uint64_t> next{0};
-        std::atomic<attend_status> status{ATTEND_OK};
-        const auto work = [&](uint32_t slot) {
-            for (uint64_t begin = next.fetch_add(grain); begin < n; begin = next.fetch_add(grain))
-                if (const attend_status one = body(user, begin, std::min(n, begin + grain), slot); one != ATTEND_OK)
-                    status = one;
-        };
-        std::vector<std::thread> threads;
-        for (uint32_t slot = 1; slot < self->workers_; ++slot) threads.emplace_back(work, slot);
-        work(0);
-        for (std::thread& thread : threads) thread.join();
-        return status;
-    }
-    attend_host host_{};
-    uint32_t workers_;
-};
-
 struct State {
     std::vector<float> sums;
     std::vector<double> scales;
@@ -533,10 +477,6 @@ inline EngineResult run_engine(const Entry& entry, const LinearCase& c, uint32_t
     return result;
 }
 
-inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
 inline bool agrees(float got, double expected, double limit) {
     const auto g = static_cast<double>(got);
     if (std::isnan(expected) || std::isnan(g)) return std::isnan(expected) && std::isnan(g);
@@ -556,9 +496,7 @@ inline void compare(const LinearCase& c, const EngineResult& got, const Expected
             break;
         }
     // What a gate of 0 leaves is under the range of a float.
-    const auto vanished = [&](size_t at) {
-        return c.gated && expected.lse[at] < -80.0 && got.lse[at] < -80.0f;
-    };
+    const auto vanished = [&](size_t at) { return c.gated && expected.lse[at] < -80.0 && got.lse[at] < -80.0f; };
     for (size_t at = 0; c.want_lse && at < got.lse.size(); ++at)
         if (!vanished(at) &&
             !agrees(got.lse[at], expected.lse[at], lse_limit * std::max(1.0, std::fabs(expected.lse[at])))) {

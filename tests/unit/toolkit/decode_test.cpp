@@ -19,95 +19,14 @@ bool decode_applies(const Entry& entry, const attend_tile_problem& problem) {
     return false;
 }
 
-enum class Type { f32, bf16, f16 };
-
-uint32_t bits_of(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-float float_of(uint32_t bits) {
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-// To the nearest representable number, ties to even, by ldexp alone; NaN stays NaN.
-uint16_t encode(float x, Type type) {
-    if (type == Type::bf16) {
-        if (std::isnan(x)) return 0x7FC1;
-        const uint32_t bits = bits_of(x);
-        return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-    }
-    const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
-    if (std::isnan(x)) return static_cast<uint16_t>(sign | 0x7E01);
-    const double size = std::fabs(static_cast<double>(x));
-    if (size >= 65520.0) return static_cast<uint16_t>(sign | 0x7C00);
-    const int exponent = std::max(size > 0.0 ? std::ilogb(size) : -14, -14);
-    const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 10 - exponent)));
-    return static_cast<uint16_t>(sign + static_cast<uint32_t>(exponent + 14) * 1024u + steps);
-}
-float decode(uint16_t half, Type type) {
-    if (type == Type::bf16) return float_of(static_cast<uint32_t>(half) << 16);
-    const int exponent = half >> 10 & 31, fraction = half & 1023;
-    const double size = exponent == 31  ? (fraction == 0 ? HUGE_VAL : static_cast<double>(nan_value))
-                        : exponent == 0 ? std::ldexp(fraction, -24)
-                                        : std::ldexp(1024 + fraction, exponent - 25);
-    return static_cast<float>((half & 0x8000) != 0 ? -size : size);
-}
-void round_to(std::vector<float>& values, Type type) {
-    if (type == Type::f32) return;
-    for (float& x : values) x = decode(encode(x, type), type);
-}
-
-// A tensor of any element type.
-class Typed {
-public:
-    Typed() = default;
-    Typed(const std::vector<int64_t>& shape, Strides kind, const std::vector<float>& dense, Type type) : type_(type) {
-        if (type == Type::f32) {
-            whole_ = Strided<float>(shape, kind, dense);
-            return;
-        }
-        std::vector<uint16_t> halves;
-        for (const float x : dense) halves.push_back(encode(x, type));
-        half_ = Strided<uint16_t>(shape, kind, halves);
-    }
-    attend_tensor tensor() {
-        attend_tensor tensor = type_ == Type::f32 ? whole_.tensor() : half_.tensor();
-        tensor.dtype_code = static_cast<uint8_t>(type_ == Type::bf16 ? ATTEND_CODE_BFLOAT : ATTEND_CODE_FLOAT);
-        return tensor;
-    }
-    std::vector<float> values() {
-        if (type_ == Type::f32) return whole_.values();
-        std::vector<float> floats;
-        for (const uint16_t half : half_.values()) floats.push_back(decode(half, type_));
-        return floats;
-    }
-    bool gaps_untouched() { return type_ == Type::f32 ? whole_.gaps_untouched() : half_.gaps_untouched(); }
-
-private:
-    Type type_{Type::f32};
-    Strided<float> whole_;
-    Strided<uint16_t> half_;
-};
-
-bool has_bf16_dots() {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512bf16") != 0;
-#else
-    return false;
-#endif
-}
-
 struct How {
-    Type query{Type::f32}, key{Type::f32};
+    Stored query{Stored::f32}, key{Stored::f32};
     bool hardware{false};  // the processor's own dot of bfloat16 may be used
     bool expect_decode{true};
 };
 
 EngineResult run_decode(const Entry& entry, const AttentionCase& c, const How& how, uint32_t workers) {
-    Typed query({c.batch, c.q_heads, c.q_len, c.head_dim}, c.layout, c.q, how.query);
+    TypedTensor query({c.batch, c.q_heads, c.q_len, c.head_dim}, c.layout, c.q, how.query);
     const int64_t cuts[4] = {0, c.cache, c.kv_len, c.all_keys()};
     const auto part = [&](const std::vector<float>& dense, int64_t width, size_t at) {
         std::vector<float> cut;
@@ -116,22 +35,22 @@ EngineResult run_decode(const Entry& entry, const AttentionCase& c, const How& h
                        dense.begin() + (head * c.all_keys() + cuts[at + 1]) * width);
         return cut;
     };
-    Typed keys[3], values[3];
+    TypedTensor keys[3], values[3];
     attend_tensor key_tensors[3], value_tensors[3];
     std::vector<attend_key_segment> segments;
     for (size_t at = 0; at < 3; ++at) {
         if (at != 1 && cuts[at] == cuts[at + 1]) continue;
         const int64_t n = cuts[at + 1] - cuts[at];
-        keys[at] = Typed({c.batch, c.kv_heads, n, c.head_dim}, c.layout, part(c.k, c.head_dim, at), how.key);
-        values[at] = Typed({c.batch, c.kv_heads, n, c.value_dim}, c.layout, part(c.v, c.value_dim, at), how.key);
+        keys[at] = TypedTensor({c.batch, c.kv_heads, n, c.head_dim}, c.layout, part(c.k, c.head_dim, at), how.key);
+        values[at] = TypedTensor({c.batch, c.kv_heads, n, c.value_dim}, c.layout, part(c.v, c.value_dim, at), how.key);
         key_tensors[at] = keys[at].tensor();
         value_tensors[at] = values[at].tensor();
         segments.push_back(
             {&key_tensors[at], &value_tensors[at], at == 2 ? ATTEND_SEGMENT_ALWAYS_VISIBLE : 0u, 0, nullptr});
     }
     const auto blank = [](int64_t count) { return std::vector<float>(static_cast<size_t>(count), nan_value); };
-    Typed output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,
-                 blank(c.batch * c.q_heads * c.q_len * c.value_dim), how.query);
+    TypedTensor output({c.batch, c.q_heads, c.q_len, c.value_dim}, c.layout,
+                       blank(c.batch * c.q_heads * c.q_len * c.value_dim), how.query);
     Strided<float> lse({c.batch, c.q_heads, c.q_len}, c.layout, blank(c.batch * c.q_heads * c.q_len));
     const std::vector<bool> broadcast{false, c.broadcast_heads, c.broadcast_queries, false};
     const std::vector<int64_t> pair_shape{c.batch, c.q_heads, c.q_len, c.kv_len};
@@ -202,9 +121,9 @@ void check_how(const Entry& entry, const AttentionCase& c, const AttentionResult
     for (const float value : c.v)
         if (std::isfinite(value)) largest = std::max(largest, static_cast<double>(std::fabs(value)));
     double limit = (c.scale > 0.5 ? 4e-5 : 4e-6) * largest;
-    if (how.query == Type::f16) limit += largest * 0x1p-11;
+    if (how.query == Stored::f16) limit += largest * 0x1p-11;
     // One rounding of the result, and one of every weight where pairs are multiplied.
-    if (how.query == Type::bf16) limit += largest * (how.hardware ? 0x1p-7 : 0x1p-8);
+    if (how.query == Stored::bf16) limit += largest * (how.hardware ? 0x1p-7 : 0x1p-8);
     const int64_t at = c.want_output ? first_difference(got.output, expected.output, limit) : -1;
     if (at >= 0) {
         INFO("output[" << at << "] is " << got.output[static_cast<size_t>(at)] << ", expected "
@@ -230,21 +149,21 @@ void check_how(const Entry& entry, const AttentionCase& c, const AttentionResult
 void check_decode(AttentionCase c, uint64_t seed, bool all_types = false, bool expect_decode = true) {
     Random random(seed);
     c.fill(random);
-    constexpr Type types[][2] = {{Type::f32, Type::f32},
-                                 {Type::bf16, Type::bf16},
-                                 {Type::f16, Type::f16},
-                                 {Type::f32, Type::bf16},
-                                 {Type::f32, Type::f16}};
+    constexpr Stored types[][2] = {{Stored::f32, Stored::f32},
+                                   {Stored::bf16, Stored::bf16},
+                                   {Stored::f16, Stored::f16},
+                                   {Stored::f32, Stored::bf16},
+                                   {Stored::f32, Stored::f16}};
     for (const auto& [query, key] : types) {
         AttentionCase rounded = c;
-        round_to(rounded.q, query);
-        round_to(rounded.k, key);
-        round_to(rounded.v, key);
+        for (float& x : rounded.q) x = rounded_to(x, query);
+        for (float& x : rounded.k) x = rounded_to(x, key);
+        for (float& x : rounded.v) x = rounded_to(x, key);
         const AttentionResult expected = oracle(rounded);
         for_each_entry([&](const Entry& entry) {
             How how{query, key, false, expect_decode};
             check_how(entry, rounded, expected, how);
-            how.hardware = query == Type::bf16 && has_bf16_dots() && std::string(entry.name) == "avx512";
+            how.hardware = query == Stored::bf16 && has_bf16_dots(entry);
             if (how.hardware) check_how(entry, rounded, expected, how);
         });
         if (!all_types) return;
@@ -421,9 +340,9 @@ TEST_CASE("decode: what is hidden leaves the bits of the others", "[toolkit]") {
                                                                              : std::numeric_limits<float>::infinity();
             }
     for_each_entry([&](const Entry& entry) {
-        for (const Type type : {Type::f32, Type::bf16})
+        for (const Stored type : {Stored::f32, Stored::bf16})
             for (const bool hardware : {false, true}) {
-                if (hardware && (!has_bf16_dots() || std::string(entry.name) != "avx512")) continue;
+                if (hardware && !has_bf16_dots(entry)) continue;
                 const How how{type, type, hardware, true};
                 CHECK(same_bits(run_decode(entry, c, how, 1).output, run_decode(entry, changed, how, 1).output));
                 CHECK(same_bits(run_decode(entry, c, how, 1).lse, run_decode(entry, changed, how, 1).lse));
@@ -441,8 +360,8 @@ TEST_CASE("decode: infinity in a value that is seen, at the end of an odd number
     c.v[16 * 16 + 3] = std::numeric_limits<float>::infinity();
     for_each_entry([&](const Entry& entry) {
         for (const bool hardware : {false, true}) {
-            if (hardware && (!has_bf16_dots() || std::string(entry.name) != "avx512")) continue;
-            const EngineResult got = run_decode(entry, c, How{Type::bf16, Type::bf16, hardware, true}, 1);
+            if (hardware && !has_bf16_dots(entry)) continue;
+            const EngineResult got = run_decode(entry, c, How{Stored::bf16, Stored::bf16, hardware, true}, 1);
             for (size_t d = 0; d < 16; ++d) CHECK(std::isinf(got.output[d]) == (d == 3));
         }
     });
@@ -458,9 +377,9 @@ TEST_CASE("decode: the processor's own dot is used where it is there", "[toolkit
     Random random(900);
     c.fill(random);
     for_each_entry([&](const Entry& entry) {
-        const EngineResult without = run_decode(entry, c, How{Type::bf16, Type::bf16, false, true}, 1);
-        if (std::string(entry.name) == "avx512" && !has_bf16_dots()) return;
-        const EngineResult with = run_decode(entry, c, How{Type::bf16, Type::bf16, true, true}, 1);
+        const EngineResult without = run_decode(entry, c, How{Stored::bf16, Stored::bf16, false, true}, 1);
+        if (std::string(entry.name) == "avx512" && !has_bf16_dots(entry)) return;
+        const EngineResult with = run_decode(entry, c, How{Stored::bf16, Stored::bf16, true, true}, 1);
         // Rounded weights show in some of a thousand results.
         CHECK(same_bits(without.output, with.output) == (std::string(entry.name) != "avx512"));
     });

@@ -7,11 +7,7 @@
 #endif
 #include "attend/toolkit.h"
 
-#if defined(__x86_64__)
-#define ATTEND_TEST_ENTRIES(X) X(baseline) X(avx2) X(avx512)
-#else
-#define ATTEND_TEST_ENTRIES(X) X(neon)
-#endif
+#include "unit/instruction_sets.hpp"
 
 #define ATTEND_TEST_DECLARE(entry)                                                                                  \
     extern "C" uint64_t attend_tile_workspace_##entry(const attend_tile_problem*, uint32_t);                        \
@@ -45,17 +41,6 @@ struct Entry {
     void (*product)(int, const float*, int64_t, int64_t, int64_t, const float*, int64_t, float*, int, const float*);
 };
 
-inline bool cpu_runs_baseline() { return true; }
-inline bool cpu_runs_neon() { return true; }
-#if defined(__x86_64__)
-inline bool cpu_runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-inline bool cpu_runs_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512cd");
-}
-#endif
-
 #define ATTEND_TEST_ENTRY(entry)               \
     Entry{#entry,                              \
           cpu_runs_##entry(),                  \
@@ -71,17 +56,9 @@ inline bool cpu_runs_avx512() {
           attend_probe_product_##entry},
 inline const Entry entries[] = {ATTEND_TEST_ENTRIES(ATTEND_TEST_ENTRY)};
 
-// One section per entry, skipped with a message where the processor lacks the instructions.
 template <class Body>
 void for_each_entry(Body body) {
-    for (const Entry& entry : entries) {
-        if (!entry.runs_here) {
-            WARN("instruction set " << entry.name << " is not available on this processor: not tested");
-            continue;
-        }
-        INFO("instruction set " << entry.name);
-        body(entry);
-    }
+    for_each_entry(entries, body);
 }
 
 }  // namespace attend::test
