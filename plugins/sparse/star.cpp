@@ -14,6 +14,7 @@
 #include "rows_inside.hpp"
 #include "stages.hpp"
 #include "star_hub.hpp"
+#include "star_rows.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
@@ -98,6 +99,12 @@ struct Layout {
         block = options.block_size > 0 ? options.block_size : (context + 3) / 4 > 1 ? (context + 3) / 4 : 1;
         anchored = options.anchor_size == 0 ? block : options.anchor_size < 0 ? 0 : options.anchor_size;
         hosts = mode == anchor ? options.num_hosts : 1;
+    }
+    SpokeKeys spokes() const { return {leading(), radius, kv_len, cyclic}; }
+    // Few enough keys per spoke to take them row by row.
+    bool listed(const attend_plan_desc& desc, bool has_private) const {
+        return mode == hub && source == tokens && !has_private && spokes().count() <= SpokeKeys::most &&
+               (desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM) == 0;
     }
     int64_t extra() const { return mode == hub && source != tokens ? hubs : 0; }
     int64_t leading() const { return source == tokens ? hubs : 0; }
@@ -231,6 +238,10 @@ uint64_t workspace(const Options& options, const PlanArgs& args) {
         const uint64_t parts = Parts::workspace(desc, layout.limits(desc));
         bytes = (bytes > parts ? bytes : parts) + Stages::workspace(desc, Between::results);
     }
+    if (layout.listed(desc, has_private)) {
+        const uint64_t listed = spoke_workspace(layout.spokes(), desc);
+        bytes = bytes > listed ? bytes : listed;
+    }
     const uint64_t shares = has_private ? Carve::floats(desc.batch * desc.num_q_heads * desc.q_len) : 0;
     desc.q_len = layout.extra();
     if (desc.q_len > 0) {
@@ -312,6 +323,8 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     const Layout layout(options, desc, *args.values);
     TileCall call(args);
     if (layout.hosts > 1 && args.scores == nullptr) return run_hosts(layout, call, args, context);
+    if (args.scores == nullptr && layout.listed(desc, attend_find_name(args.bindings, "private_key") != nullptr))
+        return run_spokes(call, layout.spokes(), desc, context);
     Carve carve(context);
     Means means;
     HideHubs hides{args.key_lengths, desc.kv_len};

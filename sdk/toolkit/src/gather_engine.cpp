@@ -15,6 +15,7 @@ namespace attend::ATTEND_ISA {
 namespace {
 
 constexpr int64_t rows_of_item = 16, fewest_packed_rows = 8;
+constexpr int64_t few_keys = 24;  // of a row: so few are scored for a vector of rows at a time
 
 // A tensor with extents and strides of its own.
 struct Cut {
@@ -102,6 +103,8 @@ struct Packed {
 struct Scratch {
     int32_t *list, *visible, *memory, *rows_index;
     float *query, *scores, *biases, *out, *wide_keys, *wide_values;
+    int32_t* lists;  // of a vector of rows with few keys each, and their scores, key by key
+    float* columns;
     const float** rows;
     char *packed_keys, *packed_values;
     unsigned char* tiles;
@@ -127,6 +130,10 @@ struct Scratch {
         // Taken in any case: strides are not known when the workspace is sized.
         scratch.wide_keys = space.take<float>(batch_lanes * sizes.head_dim);
         scratch.wide_values = space.take<float>(sizes.value_dim);
+        if (sizes.most_keys <= few_keys) {
+            scratch.lists = space.take<int32_t>(keys * batch_lanes);
+            scratch.columns = space.take<float>(keys * batch_lanes);
+        }
         scratch.plain_keys = is_plain(call.segments[0].key);
         scratch.plain_values = is_plain(call.segments[0].value);
         if (sizes.packs) {
@@ -183,11 +190,15 @@ public:
         kv_len_ = call.key_lengths != nullptr ? integer_at(call.key_lengths, batch_) : sizes.kv_len;
         q_len_ = call.query_lengths != nullptr ? integer_at(call.query_lengths, batch_) : sizes.q_len;
         offset_ = (call.flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0 ? kv_len_ - q_len_ : call.causal_offset;
+        if (takes_few()) {
+            for (int64_t head = first_head_; head < end_head_; ++head)
+                for (int64_t row = first; row < end; row += batch_lanes)
+                    few_rows(head, row, lesser(batch_lanes, end - row));
+            return ATTEND_OK;
+        }
         for (int64_t row = first; row < end; row += sizes.group_rows) {
             const int64_t group_end = lesser(row + sizes.group_rows, end);
-            count_ = row < q_len_ ? run_.problem->keys(run_.problem->keys_user, batch_, first_head_, row, row + offset_,
-                                                       kv_len_, scratch_.list, scratch_.memory)
-                                  : 0;
+            make_list(first_head_, row);
             if (sizes.packs && count_ > 0) {
                 const attend_status status = packed(row, group_end);
                 if (status != ATTEND_OK) return status;
@@ -200,6 +211,87 @@ public:
     }
 
 private:
+    void make_list(int64_t head, int64_t row) {
+        count_ = row < q_len_ ? run_.problem->keys(run_.problem->keys_user, batch_, head, row, row + offset_, kv_len_,
+                                                   scratch_.list, scratch_.memory)
+                              : 0;
+    }
+
+    bool takes_few() const {
+        return run_.sizes.most_keys <= few_keys && run_.sizes.group_rows == 1 && scratch_.plain_keys &&
+               scratch_.plain_values && run_.query.storage == Storage::f32 && run_.query.step() == 1 &&
+               !run_.scores.present && !run_.bias.present && run_.call->dropout == 0.0;
+    }
+
+    // Up to a vector of rows of few keys each: the n-th keys of all rows at once, so that softmax has a row in each lane.
+    void few_rows(int64_t head, int64_t first, int64_t rows) {
+        const Sizes& sizes = run_.sizes;
+        const int64_t kv_head = head / sizes.pack(), keys = round_up(sizes.most_keys, batch_lanes);
+        const float *query[batch_lanes], *row[batch_lanes];
+        float seen[batch_lanes] = {};
+        int64_t most = 0;
+        for (int64_t r = 0; r < batch_lanes; ++r) {
+            const int64_t i = first + (r < rows ? r : 0);
+            query[r] = reinterpret_cast<const float*>(run_.query.at(batch_, head, i));
+            if (r >= rows) continue;
+            make_list(sizes.shares ? 0 : head, i);
+            const int64_t count = filter(head, i);
+            seen[r] = static_cast<float>(count);
+            most = greater(most, count);
+            for (int64_t n = 0; n < count; ++n) scratch_.lists[r * keys + n] = scratch_.visible[n];
+        }
+        const Batch counts = load(seen), scale(static_cast<float>(run_.call->scale));
+        const auto cap = static_cast<float>(run_.call->softcap);
+        Batch largest(-infinity);
+        for (int64_t n = 0; n < most; ++n) {
+            for (int64_t r = 0; r < batch_lanes; ++r) {
+                // Rows without an n-th key get numbers that are not used.
+                const bool has = static_cast<float>(n) < seen[r];
+                row[r] =
+                    has ? reinterpret_cast<const float*>(run_.key.at(batch_, kv_head, scratch_.lists[r * keys + n]))
+                        : query[r];
+            }
+            Batch score = dot_pairs(query, row, sizes.head_dim) * scale;
+            if (cap > 0.0f) score = Batch(cap) * tanh(score * Batch(1.0f / cap));
+            score = choose(counts > Batch(static_cast<float>(n)), score, Batch(-infinity));
+            largest = max(largest, score);
+            store(scratch_.columns + n * batch_lanes, score);
+        }
+        const Mask empty = largest == Batch(-infinity);
+        Batch sum(0.0f);
+        for (int64_t n = 0; n < most; ++n) {
+            float* const at = scratch_.columns + n * batch_lanes;
+            const Batch score = load(at), weight = exp_nonpositive(score - largest);
+            const Batch kept = choose(score == Batch(-infinity), Batch(0.0f), weight);
+            store(at, kept);
+            sum = sum + kept;
+        }
+        float factor[batch_lanes], top[batch_lanes], sums[batch_lanes];
+        store(factor, choose(empty, Batch(0.0f), Batch(1.0f) / sum));
+        store(top, largest);
+        store(sums, sum);
+        const bool direct = run_.output.storage == Storage::f32 && run_.output.step() == 1;
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t i = first + r;
+            const bool nothing = top[r] == -infinity;
+            if (run_.lse.present)
+                *run_.lse.at(batch_, head, i) =
+                    nothing ? -infinity
+                            : static_cast<float>(static_cast<double>(top[r]) + ::log(static_cast<double>(sums[r])));
+            if (!run_.output.present) continue;
+            const int64_t count = nothing ? 0 : static_cast<int64_t>(seen[r]);
+            for (int64_t n = 0; n < count; ++n) {
+                scratch_.scores[n] = scratch_.columns[n * batch_lanes + r] * factor[r];
+                scratch_.rows[n] =
+                    reinterpret_cast<const float*>(run_.value.at(batch_, kv_head, scratch_.lists[r * keys + n]));
+            }
+            char* const to = run_.output.at(batch_, head, i);
+            float* const out = direct ? reinterpret_cast<float*>(to) : scratch_.out;
+            add_rows(scratch_.scores, scratch_.rows, count, sizes.value_dim, out);
+            if (!direct) narrow_row(run_.output.storage, out, sizes.value_dim, to, run_.output.step());
+        }
+    }
+
     // What the row sees of the list, with the biases of those keys.
     int64_t filter(int64_t head, int64_t i) {
         const attend_tile_problem& call = *run_.call;
@@ -256,7 +348,7 @@ private:
         if (most == -infinity) {  // nothing is seen, or with a score of minus infinity alone
             for (int64_t c = 0; c < sizes.value_dim; ++c) scratch_.out[c] = 0.0f;
         } else {
-            lse = static_cast<float>(static_cast<double>(most) + ::log(sum));
+            if (run_.lse.present) lse = static_cast<float>(static_cast<double>(most) + ::log(sum));
             const auto factor = static_cast<float>(1.0 / sum);
             for (int64_t n = 0; n < seen; ++n) scratch_.scores[n] *= factor;
             if (shown != nullptr)

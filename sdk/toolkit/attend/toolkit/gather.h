@@ -21,7 +21,8 @@ typedef int64_t (*attend_gather_keys_fn)(const void *user, int64_t batch, int64_
 
 /* `call` has one segment, no keys, keep or score hooks, no index maps and no tile hooks; the mean of scores over heads is not
    offered. A key that causal, window, length, mask or bias hides is not read. Groups of at least 8 rows that share a list go
-   through the tile engine on a copy of their keys; the others row by row. bf16 and f16 are widened to float32. */
+   through the tile engine on a copy of their keys; the others row by row,
+   or, with at most 24 keys each, a vector of rows at a time. bf16 and f16 are widened to float32. */
 typedef struct attend_gather_problem {
     const attend_tile_problem *call;
     uint32_t flags, reserved0;

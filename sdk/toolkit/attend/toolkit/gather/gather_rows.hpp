@@ -36,6 +36,28 @@ inline void dot_rows(const float* query, const float* const* rows, int64_t width
     store(scores, total);
 }
 
+// The product of a query of its own with each row, in the same order.
+inline Batch dot_pairs(const float* const* queries, const float* const* rows, int64_t width) {
+    Batch sums[batch_lanes];
+    ATTEND_UNROLL
+    for (int n = 0; n < batch_lanes; ++n) sums[n] = Batch(0.0f);
+    int64_t d = 0;
+    for (; d + batch_lanes <= width; d += batch_lanes) {
+        ATTEND_UNROLL
+        for (int n = 0; n < batch_lanes; ++n) sums[n] = fma(load(queries[n] + d), load(rows[n] + d), sums[n]);
+    }
+    if (d < width) {
+        ATTEND_UNROLL
+        for (int n = 0; n < batch_lanes; ++n)
+            sums[n] = fma(load_tail(queries[n] + d, width - d), load_tail(rows[n] + d, width - d), sums[n]);
+    }
+    transpose(sums);
+    Batch total = sums[0];
+    ATTEND_UNROLL
+    for (int n = 1; n < batch_lanes; ++n) total = total + sums[n];
+    return total;
+}
+
 // to[c] = sum of weights[n] * rows[n][c] over n ascending, V vectors of columns from `first` on.
 template <int V>
 inline void add_columns(const float* weights, const float* const* rows, int64_t count, int64_t first, float* to) {
