@@ -21,13 +21,15 @@ constexpr const char* softmax_gate[] = {"softmax", nullptr};
 constexpr const char* ropes[] = {"none", "half", "interleaved", nullptr};
 
 // Rows of the member `experts` of a mechanism's Options.
+#define ATTEND_EXPERT_SIZES                                                                                       \
+    option_int(offsetof(Options, experts.num_experts), "num_experts", "8", {1, 1024}, "experts E"),               \
+        option_int(offsetof(Options, experts.expert_heads), "expert_heads", "1", {1, 256}, "heads of an expert"), \
+        option_maybe_int(offsetof(Options, experts.expert_dim), "expert_dim", {1, 1024},                          \
+                         "width of an expert's heads; default D"),                                                \
+        option_maybe_int(offsetof(Options, experts.expert_value_dim), "expert_value_dim", {1, 1024},              \
+                         "width of its values; default Dv")
 #define ATTEND_EXPERT_OPTIONS(gate_words, adds_token)                                                                 \
-    option_int(offsetof(Options, experts.num_experts), "num_experts", "8", {1, 1024}, "experts E"),                   \
-        option_int(offsetof(Options, experts.expert_heads), "expert_heads", "1", {1, 256}, "heads of an expert"),     \
-        option_maybe_int(offsetof(Options, experts.expert_dim), "expert_dim", {1, 1024},                              \
-                         "width of an expert's heads; default D"),                                                    \
-        option_maybe_int(offsetof(Options, experts.expert_value_dim), "expert_value_dim", {1, 1024},                  \
-                         "width of its values; default Dv"),                                                          \
+    ATTEND_EXPERT_SIZES,                                                                                              \
         option_enum(offsetof(Options, experts.gate), "gate", "\"softmax\"", gate_words,                               \
                     "gates from the router's logits"),                                                                \
         option_bool(offsetof(Options, experts.residual), "residual", adds_token,                                      \
@@ -49,23 +51,26 @@ constexpr const char* ropes[] = {"none", "half", "interleaved", nullptr};
         common::seed("seed of dropout and router noise", "dropout | router_noise"), common::rng_offset(),             \
         common::weight_seed(nullptr)
 
-// Ports; key_guard says when keys have a router of their own, and `shared` heads the shapes of wk and wv.
-#define ATTEND_EXPERT_PORTS(key_guard, shared_k, shared_v)                                                           \
-    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries; the heads of a token are merged"), common::key_port(),      \
-        common::value_port(), ATTEND_MASK_PORTS,                                                                     \
-        weight_port("wr", "Hq*D,num_experts", "normal(0,0.02) as Wr", "router [in, out]"),                           \
-        weight_port("wr_k", key_guard "Hkv*D,num_experts", "Hkv*D=Hq*D: same(wr) | normal(0,0.02) as WrK",           \
-                    "router of the keys [in, out]"),                                                                 \
-        weight_port("br", "router_bias: num_experts", "zeros", "router bias"),                                       \
-        weight_port("wq", "num_experts,expert_heads,Hq*D,or(expert_dim,D)", "xavierUniform as Wq",                   \
-                    "query projections [in, out]"),                                                                  \
+// The experts' matrices; `shared` heads the shapes of wk and wv.
+#define ATTEND_EXPERT_MATRICES(shared_k, shared_v)                                                                   \
+    weight_port("wq", "num_experts,expert_heads,Hq*D,or(expert_dim,D)", "xavierUniform as Wq",                       \
+                "query projections [in, out]"),                                                                      \
         weight_port("wk", shared_k "num_experts,expert_heads,Hkv*D,or(expert_dim,D)", "xavierUniform as Wk",         \
                     "key projections [in, out]"),                                                                    \
         weight_port("wv", shared_v "num_experts,expert_heads,Hkv*Dv,or(expert_value_dim,Dv)", "xavierUniform as Wv", \
                     "value projections [in, out]"),                                                                  \
         weight_port("wo", "num_experts,expert_heads,or(expert_value_dim,Dv),Hq*Dv",                                  \
-                    "xavierUniform(1/sqrt(expert_heads)) as Wo", "output projections [in, out]"),                    \
-        output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result")
+                    "xavierUniform(1/sqrt(expert_heads)) as Wo", "output projections [in, out]")
+
+// Ports; key_guard says when keys have a router of their own, and `shared` heads the shapes of wk and wv.
+#define ATTEND_EXPERT_PORTS(key_guard, shared_k, shared_v)                                                      \
+    input_port(ATTEND_Q, "query", "B,Hq,Nq,D", "queries; the heads of a token are merged"), common::key_port(), \
+        common::value_port(), ATTEND_MASK_PORTS,                                                                \
+        weight_port("wr", "Hq*D,num_experts", "normal(0,0.02) as Wr", "router [in, out]"),                      \
+        weight_port("wr_k", key_guard "Hkv*D,num_experts", "Hkv*D=Hq*D: same(wr) | normal(0,0.02) as WrK",      \
+                    "router of the keys [in, out]"),                                                            \
+        weight_port("br", "router_bias: num_experts", "zeros", "router bias"),                                  \
+        ATTEND_EXPERT_MATRICES(shared_k, shared_v), output_port(ATTEND_OUT, "output", "B,Hq,Nq,Dv", "result")
 
 constexpr uint64_t expert_caps = ATTEND_CAP_CAUSAL | ATTEND_CAP_MASK | ATTEND_CAP_BIAS | ATTEND_CAP_GQA |
                                  ATTEND_CAP_MQA | ATTEND_CAP_CROSS | ATTEND_CAP_WINDOW | ATTEND_CAP_SOFTCAP |

@@ -169,6 +169,7 @@ constexpr Reason reasons[] = {
     {"flash-attention-v2", "deterministic", "", "every order of work gives the same bits"},
     {"flash-attention-v2", "validate", "", "good inputs pass every check"},
     {"moe-attention", "router_bias", "", "biases left out are zero"},
+    {"soft-moe-attention", "", "\"slots_per_expert\":1", "a softmax over one slot is one"},
     {"switch-attention", "router_bias", "", "biases left out are zero"},
     {"expert-choice-attention", "router_bias", "", "biases left out are zero"},
     {"expert-choice-attention", "allow_non_causal_routing", "", "a permission, which calls that are causal need"},

@@ -15,7 +15,7 @@ import re
 import sys
 
 # Pages whose bullets must all have names; in the others a bullet without a name is not held against them.
-ENFORCED = {"multi-head.md", "self-attention.md", "cross-attention.md", "sparse.md", "linear.md"}
+ENFORCED = {"multi-head.md", "self-attention.md", "cross-attention.md", "sparse.md", "linear.md", "moe.md"}
 
 
 def read_pages(folder):

@@ -126,6 +126,7 @@ struct Expression::Node {
         given,
         root,
         ceiling,
+        nearest,
         least,
         greatest,
         item,
@@ -173,6 +174,7 @@ public:
         if (!a) return std::nullopt;
         if (node.kind == Kind::root) return std::sqrt(*a);
         if (node.kind == Kind::ceiling) return std::ceil(*a);
+        if (node.kind == Kind::nearest) return *a - std::remainder(*a, 1.0);  // halves to the even side
         const std::optional<double> b = evaluate(*node.children[1], scope, open);
         if (!b) return std::nullopt;
         switch (node.kind) {
@@ -266,6 +268,8 @@ private:
             node->kind = Kind::root;
         else if (node->name == "ceil")
             node->kind = Kind::ceiling;
+        else if (node->name == "round")
+            node->kind = Kind::nearest;
         else if (node->name == "count")
             node->kind = Kind::count;
         else

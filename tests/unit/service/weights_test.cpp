@@ -110,6 +110,10 @@ TEST_CASE("ports: expressions, alternatives and guards") {
     CHECK(number_of("flag + 1") == 2.0);
     CHECK(number_of("sqrt(E*H)") == 6.0);
     CHECK(number_of("ceil(sqrt(E))") == 4.0);
+    CHECK(number_of("round(5/2)") == 2.0);
+    CHECK(number_of("round(7/2)") == 4.0);
+    CHECK(number_of("round(12/5)") == 2.0);
+    CHECK(number_of("round(13/5)") == 3.0);
     CHECK(number_of("count(parts)*10 + item(factors,1)") == 15.0);
     CHECK(number_of("or(item(factors,2),ceil(E/5))") == 3.0);
     CHECK_FALSE(number_of("count(number)").has_value());

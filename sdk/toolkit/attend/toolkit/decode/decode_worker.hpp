@@ -138,7 +138,7 @@ private:
         tile_.first_position = scratch_.position[0];
         tile_.last_position = scratch_.position[rows_ - 1];
         tile_.kv_len = kv_len_;
-        tile_.lane_query = scratch_.query;
+        tile_.lane_query = tile_.lane_row = scratch_.query;
         tile_.lane_head = scratch_.head;
         tile_.lane_position = scratch_.position;
     }
