@@ -66,7 +66,7 @@ Result<Outcome> run(const BenchmarkFlags& flags, const GlobalFlags& global) {
 }  // namespace
 
 void add_benchmark(Commands& commands) {
-    CLI::App& command =
+    Command command =
         commands.add("benchmark", "Checks mechanisms against float64, then times them beside the machine's own peaks.",
                      "  attend benchmark --category flash --sequence-length 1024,4096 --causal --output report.html\n"
                      "      one category at two lengths, with a page of charts\n"

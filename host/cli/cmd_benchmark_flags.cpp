@@ -34,26 +34,27 @@ Result<void> known_name(const std::string& flag, const char* what, const std::op
 
 }  // namespace
 
-void declare_flags(CLI::App& command, BenchmarkFlags& flags) {
+void declare_flags(const Command& command, BenchmarkFlags& flags) {
     command.add_option("--mechanism", flags.mechanisms, "Measure this one, repeatable")
-        ->type_name("M")
-        ->allow_extra_args(false);
-    command.add_option("--category", flags.category, "Only this category: " + join_names(categories()))->type_name("C");
+        .type_name("M")
+        .allow_extra_args(false);
+    command.add_option("--category", flags.category, "Only this category: " + join_names(categories())).type_name("C");
     command.add_flag("--all", flags.all, "Every mechanism, as without --mechanism and --category");
-    command.add_option("--suite", flags.suite, "quick, comprehensive, memory, scaling, stress or targets; default quick")
-        ->type_name("NAME");
-    command.add_option("--sequence-length", flags.lengths, "Lengths, separated by commas")->type_name("L,...");
-    command.add_option("--dim", flags.dims, "Widths of a head, separated by commas")->type_name("D,...");
-    command.add_option("--heads", flags.heads, "Query heads, default 8")->type_name("H");
-    command.add_option("--kv-heads", flags.kv_heads, "Key heads, default as many as query heads")->type_name("H");
-    command.add_option("--batch", flags.batch, "Items, default 1")->type_name("B");
-    command.add_option("--precision", flags.precision, "fp32, bf16, fp16, int8 or fp8; default fp32")->type_name("P");
+    command
+        .add_option("--suite", flags.suite, "quick, comprehensive, memory, scaling, stress or targets; default quick")
+        .type_name("NAME");
+    command.add_option("--sequence-length", flags.lengths, "Lengths, separated by commas").type_name("L,...");
+    command.add_option("--dim", flags.dims, "Widths of a head, separated by commas").type_name("D,...");
+    command.add_option("--heads", flags.heads, "Query heads, default 8").type_name("H");
+    command.add_option("--kv-heads", flags.kv_heads, "Key heads, default as many as query heads").type_name("H");
+    command.add_option("--batch", flags.batch, "Items, default 1").type_name("B");
+    command.add_option("--precision", flags.precision, "fp32, bf16, fp16, int8 or fp8; default fp32").type_name("P");
     command.add_flag("--causal", flags.causal, "Hide keys that come after the query; targets: only causal rows");
-    command.add_option("--repeat", flags.repeat, "Least number of timed runs, at least 10")->type_name("R");
-    command.add_option("--seconds", flags.seconds, "Length of the stress suite, default 30")->type_name("S");
-    command.add_option("--seed", flags.seed, "Seed of the tensors, and of the choices of stress")->type_name("S");
-    command.add_option("--rows", flags.rows, "targets: only rows whose name holds this text")->type_name("TEXT");
-    command.add_option("--output", flags.output, "Write the report: .json, .html or .csv")->type_name("FILE");
+    command.add_option("--repeat", flags.repeat, "Least number of timed runs, at least 10").type_name("R");
+    command.add_option("--seconds", flags.seconds, "Length of the stress suite, default 30").type_name("S");
+    command.add_option("--seed", flags.seed, "Seed of the tensors, and of the choices of stress").type_name("S");
+    command.add_option("--rows", flags.rows, "targets: only rows whose name holds this text").type_name("TEXT");
+    command.add_option("--output", flags.output, "Write the report: .json, .html or .csv").type_name("FILE");
 }
 
 Result<BenchmarkSettings> settings_of(const BenchmarkFlags& flags) {

@@ -2,13 +2,12 @@
 // The flags of `attend benchmark`, and the settings that they give.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "attend/benchmark.hpp"
+#include "command.hpp"
 
 namespace attend::cli {
 
@@ -19,7 +18,7 @@ struct BenchmarkFlags {
     bool all{false}, causal{false};
 };
 
-void declare_flags(CLI::App& command, BenchmarkFlags& flags);
+void declare_flags(const Command& command, BenchmarkFlags& flags);
 
 // Everything but the service, the commit and the command line.
 [[nodiscard]] Result<BenchmarkSettings> settings_of(const BenchmarkFlags& flags);

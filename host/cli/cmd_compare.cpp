@@ -298,7 +298,7 @@ Result<Outcome> run(const Flags& flags, const GlobalFlags& global) {
 }  // namespace
 
 void add_compare(Commands& commands) {
-    CLI::App& command = commands.add(
+    Command command = commands.add(
         "compare", "Runs the same tensors through several mechanisms and shows how far each is from exact attention.",
         "  attend compare performer-attention nystrom-attention --sequence-length 2048 --heads 8\n"
         "      on generated tensors\n"
@@ -309,12 +309,12 @@ void add_compare(Commands& commands) {
         "scale and softcap.");
     auto flags = std::make_shared<Flags>();
     declare_flags(command, flags->call);
-    command.remove_option(command.get_option("MECHANISM"));
-    for (const char* name : {"--output", "--lse", "--scores"}) command.remove_option(command.get_option(name));
-    command.add_option("MECHANISM", flags->mechanisms, "Names, or PLUGIN_ID/NAME")->type_name("");
+    command.remove_option("MECHANISM");
+    for (const char* name : {"--output", "--lse", "--scores"}) command.remove_option(name);
+    command.add_option("MECHANISM", flags->mechanisms, "Names, or PLUGIN_ID/NAME").type_name("");
     command.add_option("--reference", flags->reference, "What is exact; default flash-attention-v2")
-        ->type_name("MECHANISM");
-    command.add_option("--html", flags->html, "Write a page that draws the errors")->type_name("FILE");
+        .type_name("MECHANISM");
+    command.add_option("--html", flags->html, "Write a page that draws the errors").type_name("FILE");
     commands.handle(command, [flags](const GlobalFlags& global) { return run(*flags, global); });
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // attend completion: a script for the shell, written from the commands and flags themselves.
+#include <CLI/CLI.hpp>
+
 #include <algorithm>
 
 #include "attend/config/names.hpp"
@@ -77,7 +79,7 @@ std::string zsh_script(const CLI::App& root) {
            bash_script(root);
 }
 
-std::string quoted(const std::string& text) {
+std::string in_quotes(const std::string& text) {
     std::string out = "'";
     for (const char c : text) out += c == '\'' ? std::string("\\'") : std::string(1, c);
     return out + "'";
@@ -89,19 +91,19 @@ std::string fish_script(const CLI::App& root) {
         for (const CLI::Option* option : command.get_options())
             for (const std::string& name : option->get_lnames())
                 script += "complete -c attend" + when + " -l " + name + (option->get_expected_min() > 0 ? " -r" : "") +
-                          " -d " + quoted(option->get_description()) + "\n";
+                          " -d " + in_quotes(option->get_description()) + "\n";
     };
     add_flags(root, "");
     const std::vector<std::string> top = names_of(commands_of(root));
     for (const CLI::App* command : commands_of(root)) {
         const std::string& name = command->get_name();
         script += "complete -c attend -f -n 'not __fish_seen_subcommand_from " + join(top, " ") + "' -a " + name +
-                  " -d " + quoted(command->get_description()) + "\n";
+                  " -d " + in_quotes(command->get_description()) + "\n";
         const std::string when = " -n '__fish_seen_subcommand_from " + name + "'";
         add_flags(*command, when);
         for (const CLI::App* sub : commands_of(*command))
             script += "complete -c attend -f" + when + " -a " + sub->get_name() + " -d " +
-                      quoted(sub->get_description()) + "\n";
+                      in_quotes(sub->get_description()) + "\n";
         if (takes_mechanism(*command))
             script += "complete -c attend -f" + when + " -a \"auto (" + mechanism_names + ")\"\n";
     }
@@ -111,11 +113,11 @@ std::string fish_script(const CLI::App& root) {
 }  // namespace
 
 void add_completion(Commands& commands) {
-    CLI::App& command = commands.add("completion", "Prints a completion script for bash, zsh or fish.",
-                                     "  source <(attend completion bash)          in ~/.bashrc\n"
-                                     "  attend completion fish | source           in config.fish");
+    Command command = commands.add("completion", "Prints a completion script for bash, zsh or fish.",
+                                   "  source <(attend completion bash)          in ~/.bashrc\n"
+                                   "  attend completion fish | source           in config.fish");
     auto shell = std::make_shared<std::optional<std::string>>();
-    command.add_option("SHELL", *shell, "bash, zsh or fish")->type_name("");
+    command.add_option("SHELL", *shell, "bash, zsh or fish").type_name("");
     commands.handle(command, [shell, &commands](const GlobalFlags&) -> Result<Outcome> {
         const std::vector<std::string> known{"bash", "zsh", "fish"};
         if (!*shell) return wrong_use("completion: no shell is named; accepted: " + join_names(known));

@@ -112,7 +112,7 @@ Result<Outcome> run(const ComputeFlags& flags, const GlobalFlags& global) {
 }  // namespace
 
 void add_compute(Commands& commands) {
-    CLI::App& command = commands.add(
+    Command command = commands.add(
         "compute", "Runs one forward pass of a mechanism, on tensors from a file or on generated ones.",
         "  attend compute linear-attention --sequence-length 8192 --dim 64\n"
         "      on generated tensors (standard normal, from --seed)\n"

@@ -93,28 +93,28 @@ Result<Outcome> show(const GlobalFlags& flags) {
 }  // namespace
 
 void add_config(Commands& commands) {
-    CLI::App& group = commands.add(
+    Command group = commands.add(
         "config", "Checks a configuration file, shows the configuration in force, prints the form of the file.",
         "  attend config check attend.json    every problem of a file\n"
         "  attend config show                 what is in force, and where each value comes from");
-    CLI::App& check_command =
+    Command check_command =
         commands.add("check", "Lists every problem of a configuration file, one per line; exit status 0 or 1.",
                      "  attend config check attend.json           a file that is not in use yet\n"
                      "  attend config check --json                the one in force, for a program",
                      &group);
     auto file = std::make_shared<std::optional<std::string>>();
-    check_command.add_option("FILE", *file, "The file; default: the configuration in force")->type_name("");
+    check_command.add_option("FILE", *file, "The file; default: the configuration in force").type_name("");
     commands.handle(check_command, [file](const GlobalFlags& flags) { return check(*file, flags); });
-    CLI::App& show_command =
+    Command show_command =
         commands.add("show", "Prints the configuration in force, with the origin of each value.",
                      "  attend config show                                    default, file, environment or flag\n"
                      "  ATTEND_THREADS=4 attend config show --json            the same for a program",
                      &group);
     commands.handle(show_command, [](const GlobalFlags& flags) { return show(flags); });
-    CLI::App& schema_command = commands.add("schema", "Prints the JSON Schema of the configuration file.",
-                                            "  attend config schema > attend.schema.json             for an editor\n"
-                                            "  attend config schema --json                           the same",
-                                            &group);
+    Command schema_command = commands.add("schema", "Prints the JSON Schema of the configuration file.",
+                                          "  attend config schema > attend.schema.json             for an editor\n"
+                                          "  attend config schema --json                           the same",
+                                          &group);
     commands.handle(schema_command, [](const GlobalFlags&) -> Result<Outcome> {
         return Outcome{exit_done, json_text(config_schema())};
     });

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // attend describe: everything that a mechanism says about itself.
-#include <regex>
+#include <algorithm>
+#include <cctype>
+#include <string>
+#include <string_view>
 
 #include "attend/registry/mechanism_registry.hpp"
 #include "command.hpp"
@@ -18,7 +21,30 @@ const char* numerics_name(std::uint32_t numerics) {
 
 // An initialiser without the name that seeds it: "xavierUniform as Wq" is xavierUniform to a reader.
 std::string initialiser_text(const std::string& init) {
-    return std::regex_replace(init, std::regex(" as [A-Za-z0-9_.{}]+"), "");
+    const auto of_name = [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+               std::string_view("_.{}").find(c) != std::string::npos;
+    };
+    std::string text;
+    for (std::size_t at = 0; at < init.size();) {
+        std::size_t end = at;
+        if (init.compare(at, 4, " as ") == 0) {
+            end = at + 4;
+            while (end < init.size() && of_name(init[end])) ++end;
+        }
+        if (end > at + 4)
+            at = end;
+        else
+            text += init[at++];
+    }
+    return text;
+}
+
+// Every line two columns further in.
+std::string indented(const std::string& text) {
+    std::string lines = "  ";
+    for (const char c : text) lines += c == '\n' ? std::string("\n  ") : std::string(1, c);
+    return lines;
 }
 
 bool only_projected(const PortRecord& port) {
@@ -106,7 +132,7 @@ std::string describe_text(const MechanismRecord& mechanism) {
                  {"file", mechanism.plugin_path}});
     const auto section = [&](const char* title, const std::string& body) {
         if (body.empty()) return;
-        text += "\n" + bold(title) + "\n" + std::regex_replace("  " + body, std::regex("\n"), "\n  ") + "\n";
+        text += "\n" + bold(title) + "\n" + indented(body) + "\n";
     };
     section("Formula", mechanism.formula);
     section("Cost", mechanism.cost);
@@ -174,14 +200,14 @@ Result<Outcome> run(const Flags& given, const GlobalFlags& flags) {
 }  // namespace
 
 void add_describe(Commands& commands) {
-    CLI::App& command =
+    Command command =
         commands.add("describe", "Describes one mechanism: source, options, inputs, weights, capabilities, numerics.",
                      "  attend describe flash-attention-v2       options with type, default and range\n"
                      "  attend describe standard-mha --json      the same for a program\n"
                      "  attend describe local-attention --plan --sequence-length 16384 --causal\n"
                      "                                           which share of dense attention it computes");
     auto given = std::make_shared<Flags>();
-    command.add_option("MECHANISM", given->sizes.mechanism, "Name, or PLUGIN_ID/NAME")->type_name("");
+    command.add_option("MECHANISM", given->sizes.mechanism, "Name, or PLUGIN_ID/NAME").type_name("");
     command.add_flag("--plan", given->plan,
                      "Instead: density and skipped work of a call of these sizes, for mechanisms that choose keys by "
                      "position");

@@ -79,7 +79,7 @@ Result<Outcome> run(const Flags& flags, const GlobalFlags& global) {
 }  // namespace
 
 void add_heatmap(Commands& commands) {
-    CLI::App& command = commands.add(
+    Command command = commands.add(
         "heatmap", "Draws the keys that a mechanism reads: queries downwards, keys to the right.",
         "  attend heatmap --pattern longformer-attention --sequence-length 1024 --window-size 64\n"
         "      in the terminal\n"
@@ -87,10 +87,10 @@ void add_heatmap(Commands& commands) {
         "      as a picture");
     auto flags = std::make_shared<Flags>();
     command.add_option("--pattern", flags->sizes.mechanism, "The mechanism; one that chooses its keys by position")
-        ->type_name("MECHANISM");
+        .type_name("MECHANISM");
     declare_pattern_flags(command, flags->sizes);
-    command.add_option("--head", flags->head, "Query head to show; default 0")->type_name("H");
-    command.add_option("--output", flags->output, "Where to write the picture: .svg or .html")->type_name("FILE");
+    command.add_option("--head", flags->head, "Query head to show; default 0").type_name("H");
+    command.add_option("--output", flags->output, "Where to write the picture: .svg or .html").type_name("FILE");
     commands.handle(command, [flags](const GlobalFlags& global) { return run(*flags, global); });
 }
 

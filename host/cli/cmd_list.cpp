@@ -76,17 +76,17 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
 }  // namespace
 
 void add_list(Commands& commands) {
-    CLI::App& command =
+    Command command =
         commands.add("list", "Lists every mechanism: what it is, what it can do, and which plugin brings it.",
                      "  attend list --category flash           the mechanisms of one category\n"
                      "  attend list --caps CAUSAL,GQA --json   those that take both, for a program");
     auto filters = std::make_shared<Filters>();
     command.add_option("--category", filters->category, "Only this category: " + join_names(categories()))
-        ->type_name("CATEGORY");
-    command.add_option("--from", filters->from, "Only mechanisms of this plugin")->type_name("PLUGIN_ID");
+        .type_name("CATEGORY");
+    command.add_option("--from", filters->from, "Only mechanisms of this plugin").type_name("PLUGIN_ID");
     command.add_flag("--accelerated", filters->accelerated, "Only mechanisms whose back end is wider than baseline");
     command.add_option("--caps", filters->caps, "Only mechanisms with all of these capabilities, separated by commas")
-        ->type_name("CAPS");
+        .type_name("CAPS");
     commands.handle(command, [filters](const GlobalFlags& flags) { return run(*filters, flags); });
 }
 

@@ -158,23 +158,22 @@ Result<Outcome> why(const std::optional<std::string>& name, const GlobalFlags& f
 }  // namespace
 
 void add_plugins(Commands& commands) {
-    CLI::App& group =
-        commands.add("plugins", "Shows what became of every plugin file, and why.",
-                     "  attend plugins list                    every file that was looked at\n"
-                     "  attend plugins why linear-attention    each decision about the plugin that has it");
-    CLI::App& list_command =
+    Command group = commands.add("plugins", "Shows what became of every plugin file, and why.",
+                                 "  attend plugins list                    every file that was looked at\n"
+                                 "  attend plugins why linear-attention    each decision about the plugin that has it");
+    Command list_command =
         commands.add("list", "Lists every plugin file that was looked at, loaded or refused.",
                      "  attend plugins list                                   files, versions, back ends\n"
                      "  attend plugins list --plugin-dir /opt/attend --json   with a further folder, for a program",
                      &group);
     commands.handle(list_command, [](const GlobalFlags& flags) { return list(flags); });
-    CLI::App& why_command = commands.add(
+    Command why_command = commands.add(
         "why", "Prints every decision about a plugin, with the stage that made it; also for refused files.",
         "  attend plugins why attend.flash                       by plugin id\n"
         "  attend plugins why mine.so --plugin ./mine.so         by file, before using it",
         &group);
     auto name = std::make_shared<std::optional<std::string>>();
-    why_command.add_option("NAME", *name, "Plugin id, mechanism, file name or path")->type_name("");
+    why_command.add_option("NAME", *name, "Plugin id, mechanism, file name or path").type_name("");
     commands.handle(why_command, [name](const GlobalFlags& flags) { return why(*name, flags); });
 }
 

@@ -129,7 +129,7 @@ Result<Outcome> run(const RequestFlags& request, const GlobalFlags& flags) {
 }  // namespace
 
 void add_recommend(Commands& commands) {
-    CLI::App& command = commands.add(
+    Command command = commands.add(
         "recommend", "Says which mechanism the selector would pick for a request, and why.",
         "  attend recommend --sequence-length 16384 --causal              the choice, every rule, what was rejected\n"
         "  attend recommend --sequence-length 1 --var seqLenK=8192 --json  any variable of the rules, for a program");

@@ -115,7 +115,7 @@ std::string status_text(const Session& session) {
 }  // namespace
 
 void add_status(Commands& commands) {
-    CLI::App& command = commands.add(
+    Command command = commands.add(
         "status",
         "Shows the CPU, the back end of each plugin, plugins loaded and refused, and the configuration in force.",
         "  attend status                        everything at a glance\n"

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a command is: flags declared on a CLI11 command, and a function that runs when that command was called. Commands
+// What a command is: flags declared on it, and a function that runs when that command was called. Commands
 // return their whole standard output; nothing is printed before they have succeeded.
 #pragma once
-
-#include <CLI/CLI.hpp>
 
 #include <functional>
 #include <map>
@@ -12,6 +10,11 @@
 #include <vector>
 
 #include "attend/error.hpp"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
 
 namespace attend::cli {
 
@@ -38,13 +41,41 @@ struct GlobalFlags {
 
 using Handler = std::function<Result<Outcome>(const GlobalFlags&)>;
 
+// A declared flag or argument.
+class Flag {
+public:
+    explicit Flag(CLI::Option& option) : option_(&option) {}
+    const Flag& type_name(const std::string& name) const;
+    const Flag& allow_extra_args(bool allow) const;
+
+private:
+    CLI::Option* option_;
+};
+
+// A command whose flags are declared. Only command.cpp, main.cpp and cmd_completion.cpp include CLI11, which takes the
+// compiler seconds.
+class Command {
+public:
+    explicit Command(CLI::App& app) : app_(&app) {}
+    Flag add_option(const std::string& name, std::string& value, const std::string& help) const;
+    Flag add_option(const std::string& name, std::optional<std::string>& value, const std::string& help) const;
+    Flag add_option(const std::string& name, std::vector<std::string>& value, const std::string& help) const;
+    Flag add_flag(const std::string& name, bool& value, const std::string& help) const;
+    void remove_option(const std::string& name) const;
+    void alias(const std::string& name) const;
+    [[nodiscard]] CLI::App& app() const { return *app_; }
+
+private:
+    CLI::App* app_;
+};
+
 class Commands {
 public:
     explicit Commands(CLI::App& root) : root_(root) {}
     // A command below `parent` (the program itself where null). `examples` are two command lines with their meaning.
-    CLI::App& add(const std::string& name, const std::string& help, const std::string& examples,
-                  CLI::App* parent = nullptr);
-    void handle(const CLI::App& command, Handler handler) { handlers_[&command] = std::move(handler); }
+    Command add(const std::string& name, const std::string& help, const std::string& examples,
+                const Command* parent = nullptr);
+    void handle(const Command& command, Handler handler) { handlers_[&command.app()] = std::move(handler); }
     // The handler of the command that was called; null for a group without its sub-command.
     [[nodiscard]] const Handler* handler_of(const CLI::App& command) const;
     [[nodiscard]] CLI::App& root() const { return root_; }

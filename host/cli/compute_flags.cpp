@@ -7,37 +7,37 @@
 
 namespace attend::cli {
 
-void declare_flags(CLI::App& command, ComputeFlags& flags) {
+void declare_flags(const Command& command, ComputeFlags& flags) {
     command.add_option("MECHANISM", flags.mechanism, "Name, PLUGIN_ID/NAME, or auto: the selector decides")
-        ->type_name("");
+        .type_name("");
     command.add_option("--input", flags.input, "Tensors: .safetensors, .npz or .npy (one tensor: query)")
-        ->type_name("FILE");
-    command.add_option("--output", flags.output, "Where to write the output tensors")->type_name("FILE");
+        .type_name("FILE");
+    command.add_option("--output", flags.output, "Where to write the output tensors").type_name("FILE");
     command.add_flag("--lse", flags.lse, "Also the log of the sum of exponentials of each row");
     command.add_flag("--scores", flags.scores, "Also the weights after softmax");
-    command.add_option("--sequence-length", flags.length, "Queries of generated tensors")->type_name("N");
+    command.add_option("--sequence-length", flags.length, "Queries of generated tensors").type_name("N");
     command.add_option("--sequence-length-k", flags.length_k, "Keys of generated tensors; default: as many")
-        ->type_name("M");
-    command.add_option("--batch", flags.batch, "Items of generated tensors; default 1")->type_name("B");
+        .type_name("M");
+    command.add_option("--batch", flags.batch, "Items of generated tensors; default 1").type_name("B");
     command.add_option("--heads", flags.heads, "Heads of generated tensors (default 1) or of packed ones")
-        ->type_name("H");
-    command.add_option("--kv-heads", flags.kv_heads, "Key heads; default: as many as query heads")->type_name("H");
-    command.add_option("--dim", flags.dim, "Head width of generated tensors; default 64")->type_name("D");
+        .type_name("H");
+    command.add_option("--kv-heads", flags.kv_heads, "Key heads; default: as many as query heads").type_name("H");
+    command.add_option("--dim", flags.dim, "Head width of generated tensors; default 64").type_name("D");
     command.add_option("--set", flags.options.sets, "One option of the mechanism, repeatable; value in JSON or bare")
-        ->type_name("NAME=VALUE")
-        ->allow_extra_args(false);
+        .type_name("NAME=VALUE")
+        .allow_extra_args(false);
     command.add_option("--options", flags.options.file, "Options from a JSON object; --set goes before it")
-        ->type_name("FILE");
+        .type_name("FILE");
     command.add_flag("--causal", flags.options.causal, "Option causal = true");
-    command.add_option("--scale", flags.options.scale, "Option scale")->type_name("X");
-    command.add_option("--softcap", flags.options.softcap, "Option softcap")->type_name("X");
-    command.add_option("--window-size", flags.options.window_size, "Option window_size")->type_name("W");
-    command.add_option("--dropout", flags.options.dropout, "Option dropout")->type_name("P");
-    command.add_option("--seed", flags.options.seed, "Seed of generated tensors, and option seed")->type_name("S");
+    command.add_option("--scale", flags.options.scale, "Option scale").type_name("X");
+    command.add_option("--softcap", flags.options.softcap, "Option softcap").type_name("X");
+    command.add_option("--window-size", flags.options.window_size, "Option window_size").type_name("W");
+    command.add_option("--dropout", flags.options.dropout, "Option dropout").type_name("P");
+    command.add_option("--seed", flags.options.seed, "Seed of generated tensors, and option seed").type_name("S");
     command.add_option("--weight-seed", flags.options.weight_seed, "Option weight_seed: seed of weights left out")
-        ->type_name("S");
-    command.add_option("--precision", flags.options.precision, "fp32, bf16, fp16, int8 or fp8")->type_name("P");
-    command.add_option("--repeat", flags.repeat, "Runs; the time is their median")->type_name("R");
+        .type_name("S");
+    command.add_option("--precision", flags.options.precision, "fp32, bf16, fp16, int8 or fp8").type_name("P");
+    command.add_option("--repeat", flags.repeat, "Runs; the time is their median").type_name("R");
 }
 
 Result<Sizes> sizes_of(const ComputeFlags& flags) {

@@ -2,12 +2,11 @@
 // The flags of `attend compute`, and the sizes that they give.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <cstdint>
 #include <optional>
 #include <string>
 
+#include "command.hpp"
 #include "compute_inputs.hpp"
 #include "compute_options.hpp"
 
@@ -25,7 +24,7 @@ struct Sizes {
     std::int64_t heads{0}, kv_heads{0}, repeat{1};
 };
 
-void declare_flags(CLI::App& command, ComputeFlags& flags);
+void declare_flags(const Command& command, ComputeFlags& flags);
 
 [[nodiscard]] Result<Sizes> sizes_of(const ComputeFlags& flags);
 

@@ -4,6 +4,8 @@
 #include <exception>
 #include <new>
 
+#include <CLI/CLI.hpp>
+
 #include "attend/abi.h"
 #include "attend/config/json.hpp"
 #include "attend/config/names.hpp"
@@ -19,17 +21,6 @@ std::string product_version() { return ATTEND_VERSION; }
 std::string abi_version() { return std::to_string(ATTEND_ABI_MAJOR) + "." + std::to_string(ATTEND_ABI_MINOR); }
 std::string build_commit() { return ATTEND_COMMIT; }
 
-CLI::App& Commands::add(const std::string& name, const std::string& help, const std::string& examples,
-                        CLI::App* parent) {
-    CLI::App& command = *(parent != nullptr ? parent : &root_)->add_subcommand(name, help);
-    command.fallthrough();  // global flags may follow the command
-    command.require_subcommand(0, 1);
-    command.set_help_flag("--help", "Shows this help");
-    command.footer("Examples:\n" + examples +
-                   (parent != nullptr || name != "plugins" ? "\n\nGlobal flags: attend --help" : ""));
-    return command;
-}
-
 const Handler* Commands::handler_of(const CLI::App& command) const {
     const auto found = handlers_.find(&command);
     return found == handlers_.end() ? nullptr : &found->second;
@@ -37,23 +28,21 @@ const Handler* Commands::handler_of(const CLI::App& command) const {
 
 namespace {
 
-void add_global_flags(CLI::App& app, GlobalFlags& flags) {
+void add_global_flags(const Command& app, GlobalFlags& flags) {
     app.add_option("--config", flags.config,
                    "Configuration file; else ATTEND_CONFIG, the per-user file, the built-in one")
-        ->type_name("FILE");
-    app.add_option("--plugin", flags.plugins, "Load this plugin, repeatable")
-        ->type_name("FILE")
-        ->allow_extra_args(false);
+        .type_name("FILE");
+    app.add_option("--plugin", flags.plugins, "Load this plugin, repeatable").type_name("FILE").allow_extra_args(false);
     app.add_option("--plugin-dir", flags.plugin_dirs,
                    "Look for plugins in this folder, repeatable; also ATTEND_PLUGIN_PATH")
-        ->type_name("DIR")
-        ->allow_extra_args(false);
+        .type_name("DIR")
+        .allow_extra_args(false);
     app.add_option("--backend", flags.backend,
                    "auto, avx512, avx2, neon or baseline: widest instruction set (ATTEND_BACKEND)")
-        ->type_name("NAME");
-    app.add_option("--threads", flags.threads, "Threads, 0 for one per logical core (ATTEND_THREADS)")->type_name("N");
+        .type_name("NAME");
+    app.add_option("--threads", flags.threads, "Threads, 0 for one per logical core (ATTEND_THREADS)").type_name("N");
     app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off (ATTEND_LOG_LEVEL)")
-        ->type_name("LEVEL");
+        .type_name("LEVEL");
     app.add_flag("--json", flags.json, "One JSON document on standard output");
     app.add_flag("--quiet", flags.quiet, "No warnings on standard error");
 }
@@ -132,7 +121,7 @@ Result<Outcome> run(int argc, char** argv) {
         "4 the machine could not do it, 130 interrupted.");
     GlobalFlags flags;
     bool version = false;
-    add_global_flags(app, flags);
+    add_global_flags(Command(app), flags);
     app.add_flag("--version", version, "Versions of the product and of the plugin ABI, and the commit");
     Commands commands(app);
     add_list(commands);

@@ -10,18 +10,18 @@
 
 namespace attend::cli {
 
-void declare_pattern_flags(CLI::App& command, ComputeFlags& flags) {
-    command.add_option("--sequence-length", flags.length, "Queries")->type_name("N");
-    command.add_option("--sequence-length-k", flags.length_k, "Keys; default: as many")->type_name("M");
-    command.add_option("--heads", flags.heads, "Query heads; default 1")->type_name("H");
-    command.add_option("--kv-heads", flags.kv_heads, "Key heads; default: as many as query heads")->type_name("H");
+void declare_pattern_flags(const Command& command, ComputeFlags& flags) {
+    command.add_option("--sequence-length", flags.length, "Queries").type_name("N");
+    command.add_option("--sequence-length-k", flags.length_k, "Keys; default: as many").type_name("M");
+    command.add_option("--heads", flags.heads, "Query heads; default 1").type_name("H");
+    command.add_option("--kv-heads", flags.kv_heads, "Key heads; default: as many as query heads").type_name("H");
     command.add_option("--set", flags.options.sets, "One option of the mechanism, repeatable; value in JSON or bare")
-        ->type_name("NAME=VALUE")
-        ->allow_extra_args(false);
+        .type_name("NAME=VALUE")
+        .allow_extra_args(false);
     command.add_option("--options", flags.options.file, "Options from a JSON object; --set goes before it")
-        ->type_name("FILE");
+        .type_name("FILE");
     command.add_flag("--causal", flags.options.causal, "Option causal = true");
-    command.add_option("--window-size", flags.options.window_size, "Option window_size")->type_name("W");
+    command.add_option("--window-size", flags.options.window_size, "Option window_size").type_name("W");
 }
 
 Result<PatternQuestion> pattern_question(const AttentionService& service, const ComputeFlags& flags,

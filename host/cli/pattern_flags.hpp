@@ -2,8 +2,6 @@
 // Flags of commands that ask which keys a mechanism reads, and the answer as numbers and as a picture.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 #include <vector>
 
@@ -14,7 +12,7 @@
 namespace attend::cli {
 
 // Sizes and options, of the flags of compute those that matter here.
-void declare_pattern_flags(CLI::App& command, ComputeFlags& flags);
+void declare_pattern_flags(const Command& command, ComputeFlags& flags);
 
 struct PatternQuestion {
     std::string mechanism;

@@ -7,24 +7,24 @@
 
 namespace attend::cli {
 
-void declare_flags(CLI::App& command, RequestFlags& request) {
-    command.add_option("--sequence-length", request.sequence_length, "Queries (variable seqLen)")->type_name("N");
+void declare_flags(const Command& command, RequestFlags& request) {
+    command.add_option("--sequence-length", request.sequence_length, "Queries (variable seqLen)").type_name("N");
     command.add_option("--sequence-length-k", request.sequence_length_k, "Keys (seqLenK); default: as many as queries")
-        ->type_name("M");
-    command.add_option("--batch", request.batch, "Items (batchSize)")->type_name("B");
-    command.add_option("--heads", request.heads, "Query heads (heads)")->type_name("H");
-    command.add_option("--dim", request.dim, "Width of a head (headDim)")->type_name("D");
+        .type_name("M");
+    command.add_option("--batch", request.batch, "Items (batchSize)").type_name("B");
+    command.add_option("--heads", request.heads, "Query heads (heads)").type_name("H");
+    command.add_option("--dim", request.dim, "Width of a head (headDim)").type_name("D");
     command.add_flag("--causal", request.causal, "Keys after the query are hidden (causal)");
     command.add_flag("--hierarchical", request.hierarchical, "The data form a hierarchy (hierarchical)");
     command.add_flag("--graph", request.graph, "A graph will be supplied (graph)");
     command.add_flag("--moe", request.moe, "Experts are wanted (moe)");
     command.add_option("--max-error", request.max_error, "Largest error bound that is accepted (maxError)")
-        ->type_name("E");
+        .type_name("E");
     command.add_option("--memory-budget", request.memory_budget, "Bytes that the call may use (memoryBudget)")
-        ->type_name("BYTES");
+        .type_name("BYTES");
     command.add_option("--var", request.variables, "Any variable of the rules, repeatable")
-        ->type_name("NAME=VALUE")
-        ->allow_extra_args(false);
+        .type_name("NAME=VALUE")
+        .allow_extra_args(false);
 }
 
 Result<RequestFacts> facts_of(const RequestFlags& request) {

@@ -2,13 +2,12 @@
 // The request that `attend recommend` is asked about, as variables of the rules.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "attend/config/rules.hpp"
+#include "command.hpp"
 
 namespace attend::cli {
 
@@ -18,7 +17,7 @@ struct RequestFlags {
     std::vector<std::string> variables;
 };
 
-void declare_flags(CLI::App& command, RequestFlags& request);
+void declare_flags(const Command& command, RequestFlags& request);
 
 [[nodiscard]] Result<RequestFacts> facts_of(const RequestFlags& request);
 
