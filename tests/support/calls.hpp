@@ -18,41 +18,10 @@
 namespace support {
 
 // A service over the build tree's plugins, limited to a back end, with a number of threads.
-inline attend::AttentionService& service(const std::string& backend = "auto", int threads = 2) {
-    static std::map<std::pair<std::string, int>, std::unique_ptr<attend::AttentionService>> services;
-    auto& slot = services[{backend, threads}];
-    if (!slot) {
-        attend::ServiceSettings settings;
-        settings.config = attend::load_default_config().config;
-        settings.config.service.backend = backend;
-        settings.config.service.threads = threads;
-        settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
-        auto opened = attend::AttentionService::open(std::move(settings));
-        if (!opened) FAIL(opened.error().message);
-        slot = std::move(*opened);
-    }
-    return *slot;
-}
+attend::AttentionService& service(const std::string& backend = "auto", int threads = 2);
 
 // Back ends that this machine can run, narrowest first.
-inline std::vector<std::string> backends() {
-    std::vector<std::string> names;
-    for (const char* name : {"baseline", "avx2", "avx512", "neon"}) {
-        attend::ServiceSettings settings;
-        settings.config = attend::load_default_config().config;
-        settings.config.service.backend = name;
-        settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
-        if (std::string(name) == "neon" || std::string(name) == "baseline") {
-#if defined(__aarch64__)
-            if (std::string(name) == "baseline") continue;
-#else
-            if (std::string(name) == "neon") continue;
-#endif
-        }
-        if (attend::AttentionService::open(std::move(settings))) names.emplace_back(name);
-    }
-    return names;
-}
+std::vector<std::string> backends();
 
 struct Random {
     std::mt19937_64 engine;
@@ -61,18 +30,9 @@ struct Random {
     std::int64_t below(std::int64_t n) { return static_cast<std::int64_t>(engine() % static_cast<std::uint64_t>(n)); }
 };
 
-inline attend::Tensor normal(Random& random, std::vector<std::int64_t> shape) {
-    attend::Tensor tensor = attend::Tensor::allocate(attend::DType::f32, std::move(shape)).value();
-    for (std::int64_t at = 0; at < tensor.size(); ++at) tensor.as<float>()[at] = random.normal();
-    return tensor;
-}
+attend::Tensor normal(Random& random, std::vector<std::int64_t> shape);
 
-inline attend::Tensor lengths(std::vector<std::int64_t> values) {
-    attend::Tensor tensor =
-        attend::Tensor::allocate(attend::DType::i64, {static_cast<std::int64_t>(values.size())}).value();
-    std::copy(values.begin(), values.end(), tensor.as<std::int64_t>());
-    return tensor;
-}
+attend::Tensor lengths(std::vector<std::int64_t> values);
 
 struct Shape {
     std::int64_t batch{1}, heads{1}, kv_heads{1}, q_len{1}, kv_len{1}, head_dim{8}, value_dim{8};
@@ -84,59 +44,20 @@ struct Shape {
     }
 };
 
-inline attend::ForwardInputs make_inputs(Random& random, const Shape& s) {
-    attend::ForwardInputs inputs;
-    inputs.query = normal(random, {s.batch, s.heads, s.q_len, s.head_dim});
-    inputs.key = normal(random, {s.batch, s.kv_heads, s.kv_len, s.head_dim});
-    inputs.value = normal(random, {s.batch, s.kv_heads, s.kv_len, s.value_dim});
-    return inputs;
-}
+attend::ForwardInputs make_inputs(Random& random, const Shape& s);
 
 // Runs a call that must succeed.
-inline attend::ForwardResult run(attend::AttentionService& service, const attend::ForwardInputs& inputs,
-                                 const std::string& mechanism, attend::NamedValues options = {}, bool lse = false,
-                                 bool scores = false) {
-    attend::ForwardOptions call;
-    call.mechanism = mechanism;
-    call.options = std::move(options);
-    call.lse = lse;
-    call.scores = scores;
-    auto result = service.forward(inputs, call);
-    if (!result) FAIL(mechanism << ": " << result.error().message);
-    return std::move(*result);
-}
+attend::ForwardResult run(attend::AttentionService& service, const attend::ForwardInputs& inputs,
+                          const std::string& mechanism, attend::NamedValues options = {}, bool lse = false,
+                          bool scores = false);
 
-inline std::vector<float> values(const attend::Tensor& tensor) {
-    const auto flat = attend::contiguous_copy(tensor).value();
-    return {flat.as<const float>(), flat.as<const float>() + flat.size()};
-}
+std::vector<float> values(const attend::Tensor& tensor);
 
-inline bool same_bits(const attend::Tensor& a, const attend::Tensor& b) {
-    const auto x = values(a), y = values(b);
-    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
-}
+bool same_bits(const attend::Tensor& a, const attend::Tensor& b);
 
 // Largest absolute difference; infinities of one sign agree, NaN never does. `where` gets the worst index.
-inline double difference(const std::vector<float>& got, const std::vector<double>& expected,
-                         std::size_t* where = nullptr) {
-    if (got.size() != expected.size()) return std::numeric_limits<double>::infinity();
-    double worst = 0.0;
-    for (std::size_t at = 0; at < got.size(); ++at) {
-        const double g = static_cast<double>(got[at]);
-        double now = g == expected[at] ? 0.0 : std::abs(g - expected[at]);
-        if (std::isnan(now)) now = std::numeric_limits<double>::infinity();
-        if (now > worst) {
-            worst = now;
-            if (where != nullptr) *where = at;
-        }
-    }
-    return worst;
-}
+double difference(const std::vector<float>& got, const std::vector<double>& expected, std::size_t* where = nullptr);
 
-inline double largest(const std::vector<float>& data) {
-    double most = 0.0;
-    for (const float x : data) most = std::max(most, static_cast<double>(std::abs(x)));
-    return most;
-}
+double largest(const std::vector<float>& data);
 
 }  // namespace support

@@ -27,7 +27,7 @@ const char* operator_text(TokenKind kind) {
     }
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
     std::string result = "\"";
     result += text;
     result += '"';
@@ -82,7 +82,7 @@ private:
         }
         if (find_function(node.text)) {
             fail(node.offset,
-                 quoted(node.text) + " is a function, not a variable; its arguments follow in parentheses");
+                 in_quotes(node.text) + " is a function, not a variable; its arguments follow in parentheses");
             return;
         }
         std::vector<std::string> names;
@@ -92,7 +92,7 @@ private:
         }
         const std::string nearest = did_you_mean(node.text, names);
         fail(node.offset,
-             "unknown variable " + quoted(node.text) +
+             "unknown variable " + in_quotes(node.text) +
                  (nearest.empty() ? std::string("; strings stand in quotes, the variables are listed in the "
                                                 "reference of selection rules")
                                   : nearest));
@@ -103,8 +103,8 @@ private:
         if (!function) {
             const bool is_variable = find_rule_variable(node.text) != nullptr;
             const std::string nearest = is_variable ? std::string() : did_you_mean(node.text, function_names());
-            fail(node.offset, (is_variable ? quoted(node.text) + " is a variable, not a function"
-                                           : "unknown function " + quoted(node.text)) +
+            fail(node.offset, (is_variable ? in_quotes(node.text) + " is a variable, not a function"
+                                           : "unknown function " + in_quotes(node.text)) +
                                   (nearest.empty() ? "; functions: " + join_names(function_names()) : nearest));
             return;
         }
@@ -132,7 +132,7 @@ private:
         node.type = type;
         visit(node.operands.front());
         if (failure_ || type_of(node.operands.front()) == type) return;
-        fail(node.offset, quoted(name) + " takes a " + rule_type_name(type) + ", not a " +
+        fail(node.offset, in_quotes(name) + " takes a " + rule_type_name(type) + ", not a " +
                               rule_type_name(type_of(node.operands.front())));
     }
 
@@ -145,7 +145,7 @@ private:
             const RuleType left = i == 0 ? type_of(node.operands.front()) : type;
             const RuleType wrong = left != type ? left : type_of(node.operands[i + 1]);
             if (wrong == type) continue;
-            fail(node.operators[i].offset, quoted(operator_text(node.operators[i].kind)) + " takes a " +
+            fail(node.operators[i].offset, in_quotes(operator_text(node.operators[i].kind)) + " takes a " +
                                                rule_type_name(type) + " on either side, not a " +
                                                rule_type_name(wrong));
         }
@@ -161,7 +161,7 @@ private:
         const Operator& op = node.operators.front();
         const bool equality = op.kind == TokenKind::equal || op.kind == TokenKind::not_equal;
         if (equality ? left == right : left == RuleType::number && right == RuleType::number) return;
-        fail(op.offset, quoted(operator_text(op.kind)) +
+        fail(op.offset, in_quotes(operator_text(op.kind)) +
                             (equality ? " compares values of one type" : " compares numbers") + ", not a " +
                             rule_type_name(left) + " with a " + rule_type_name(right));
     }

@@ -132,9 +132,25 @@ struct Directions {
     std::uint64_t seed{0};
     std::uint32_t redraw{0};
     bool orthogonal{true}, sqrt_norms{false};
+    bool operator==(const Directions&) const = default;
 };
 // Omega of one slot: blocks of D orthonormal directions (columns of Q, made by Gram-Schmidt) with lengths, or normal rows.
+// Heads and items of a call ask for the same ones: the last are kept.
+inline std::vector<Row> drawn_omega(const Directions& of, std::size_t slot);
 inline std::vector<Row> omega(const Directions& of, std::size_t slot = 0) {
+    struct Kept {
+        Directions of;
+        std::size_t slot;
+        std::vector<Row> rows;
+    };
+    thread_local std::vector<Kept> kept;
+    for (const Kept& one : kept)
+        if (one.of == of && one.slot == slot) return one.rows;
+    if (kept.size() == 64) kept.erase(kept.begin());
+    kept.push_back({of, slot, drawn_omega(of, slot)});
+    return kept.back().rows;
+}
+inline std::vector<Row> drawn_omega(const Directions& of, std::size_t slot) {
     const std::size_t d = of.d, blocks = (of.m + d - 1) / d;
     std::vector<Row> rows;
     for (std::size_t block = 0; rows.size() < of.m; ++block) {
