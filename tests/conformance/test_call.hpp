@@ -105,7 +105,12 @@ public:
         std::string reasons;
         for (const auto& candidate : candidates()) {
             inputs_ = candidate;
-            auto built = attend::build_call(record, inputs_, {}, TestHost::workers);
+            const auto form = attend::choose_form(*record, &inputs_, {});
+            if (!form) {
+                reasons += "; " + form.error().message;
+                continue;
+            }
+            auto built = attend::build_call(record, inputs_, {}, *form, TestHost::workers);
             if (built) {
                 plan_ = std::move(*built);
                 break;
