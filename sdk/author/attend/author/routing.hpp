@@ -102,8 +102,10 @@ inline void report_routing(const ForwardArgs& args, const attend_router& router,
     const int64_t experts = router.experts;
     const auto floats = [&](const char* field) { return static_cast<float*>(output(field)->data); };
     const auto ints = [&](const char* field) { return static_cast<int32_t*>(output(field)->data); };
-    attend_routing_report r{ints("counts") + item * experts, floats("load") + item * experts,
-                            floats("importance") + item * experts};
+    attend_routing_report r{};
+    r.counts = ints("counts") + item * experts;
+    r.load = floats("load") + item * experts;
+    r.importance = floats("importance") + item * experts;
     ATTEND_KERNEL(attend_report_routing)(&router, &assignment, &r);
     floats("balance_loss")[item] = r.balance_loss;
     floats("cv2")[item] = r.cv2;
