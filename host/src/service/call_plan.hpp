@@ -126,6 +126,9 @@ Result<Estimate> estimate_call(const MechanismPtr& mechanism, const SizeRequest&
 Result<void> visit_pattern(const MechanismPtr& mechanism, const SizeRequest& sizes, const NamedValues& options,
                            const PatternRows& rows, const PatternVisitor& visit);
 
+// Scratch of the calling thread, kept and grown as needed: a call costs no allocation for it. Null: no memory.
+void* thread_workspace(std::uint64_t bytes, std::uint64_t align);
+
 // Runs the plan on tensors of the shapes it was built for.
 Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers);
 

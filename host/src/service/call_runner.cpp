@@ -14,21 +14,6 @@ struct Free {
     void operator()(void* p) const noexcept { std::free(p); }
 };
 
-// One buffer per calling thread, grown as needed: a call costs no allocation for its scratch.
-void* thread_workspace(std::uint64_t bytes, std::uint64_t align) {
-    thread_local std::unique_ptr<void, Free> buffer;
-    thread_local std::uint64_t size = 0, alignment = 0;
-    if (bytes == 0) return nullptr;
-    if (size < bytes || alignment < align) {
-        buffer.reset();
-        const std::uint64_t rounded = (bytes + align - 1) / align * align;
-        buffer.reset(std::aligned_alloc(align, rounded));
-        size = buffer ? rounded : 0;
-        alignment = buffer ? align : 0;
-    }
-    return buffer.get();
-}
-
 const Tensor* source_of(const ForwardInputs& inputs, const BoundInput& bound) {
     switch (bound.source) {
         case Source::query: return &inputs.query;
@@ -49,6 +34,20 @@ void fill(attend_tensor& to, const CallTensor& from, void* data) {
 }
 
 }  // namespace
+
+void* thread_workspace(std::uint64_t bytes, std::uint64_t align) {
+    thread_local std::unique_ptr<void, Free> buffer;
+    thread_local std::uint64_t size = 0, alignment = 0;
+    if (bytes == 0) return nullptr;
+    if (size < bytes || alignment < align) {
+        buffer.reset();
+        const std::uint64_t rounded = (bytes + align - 1) / align * align;
+        buffer.reset(std::aligned_alloc(align, rounded));
+        size = buffer ? rounded : 0;
+        alignment = buffer ? align : 0;
+    }
+    return buffer.get();
+}
 
 Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers) {
     const MechanismRecord& mechanism = *plan.mechanism;

@@ -467,6 +467,50 @@ typedef struct attend_pattern_extension {
                            attend_error *error) ATTEND_NOEXCEPT;
 } attend_pattern_extension;
 
+/* Mechanism: keys and values that a decoder keeps from step to step, for sequences 0 to num_sequences - 1, all empty at
+   first. A cache is destroyed before its lib is closed. Append, truncate, fork and destroy exclude every other call with
+   the same cache; steps and questions may run on several threads at a time. What fails changes nothing. */
+#define ATTEND_EXT_KV_CACHE "attend.kv-cache/1"
+typedef struct attend_kv_cache attend_kv_cache;
+typedef struct attend_kv_cache_desc {
+    uint32_t struct_size;
+    uint32_t dtype; /* how keys and values are kept: one bit, ATTEND_F32 ...; codes of 8 bits have scales of the cache's own */
+    int64_t num_sequences;
+    int64_t capacity;  /* keys that each sequence may hold */
+    int64_t page_keys; /* keys of a page; 0: contiguous, every sequence has room for `capacity` keys */
+    int64_t num_pages; /* pages that all sequences share; 0 with page_keys 0 */
+    const void *reserved1;
+} attend_kv_cache_desc;
+typedef struct attend_kv_cache_info {
+    uint32_t struct_size, reserved0;
+    uint64_t bytes, used_bytes; /* memory held; of it pages with keys (contiguous: room of sequences that are not empty) */
+    int64_t num_pages, free_pages;
+} attend_kv_cache_info;
+typedef struct attend_kv_cache_extension {
+    uint32_t struct_size, reserved0;
+    /* steps: Hq, Hkv, D, Dv, types, options, workers and what the steps return (flags); its other sizes are not read.
+       [any-thread, opened] */
+    attend_status (*create)(attend_lib *, const attend_plan_desc *steps, const attend_kv_cache_desc *,
+                            attend_kv_cache **out, attend_error *) ATTEND_NOEXCEPT;
+    void (*destroy)(attend_kv_cache *) ATTEND_NOEXCEPT;
+    /* key [n, Hkv, m, D] and value [n, Hkv, m, Dv], float32 or as kept: m more keys for each of n sequences, no two the
+       same. No room: ATTEND_LIMIT. */
+    attend_status (*append)(attend_kv_cache *, const int64_t *sequences, int64_t num_sequences, const attend_tensor *key,
+                            const attend_tensor *value, attend_error *) ATTEND_NOEXCEPT;
+    /* Forgets all keys from `length` on. */
+    attend_status (*truncate)(attend_kv_cache *, int64_t sequence, int64_t length, attend_error *) ATTEND_NOEXCEPT;
+    /* `to`, which is empty, gets the keys of `from`; pages are shared until one of the two changes. */
+    attend_status (*fork)(attend_kv_cache *, int64_t from, int64_t to, attend_error *) ATTEND_NOEXCEPT;
+    int64_t (*length)(const attend_kv_cache *, int64_t sequence) ATTEND_NOEXCEPT; /* -1: there is no such sequence */
+    attend_status (*info)(const attend_kv_cache *, attend_kv_cache_info *) ATTEND_NOEXCEPT;
+    /* Bytes that a step of so many sequences with q_len queries each needs; aligned to 64. */
+    uint64_t (*step_workspace)(const attend_kv_cache *, int64_t num_sequences, int64_t q_len) ATTEND_NOEXCEPT;
+    /* One decoding step: row b of query, output and lse belongs to sequences[b], which may repeat. The queries are the last
+       positions of their sequence: append the keys of a step before the step. [no-alloc] */
+    attend_status (*step)(const attend_kv_cache *, const int64_t *sequences, int64_t num_sequences, const attend_exec *,
+                          attend_error *) ATTEND_NOEXCEPT;
+} attend_kv_cache_extension;
+
 /* Per call (attend_exec.next): outputs whose number of rows depends on the data. The host allocates the bound that
    the port's shape gives and the plugin writes the rows that it filled into *rows. */
 #define ATTEND_EXT_DYNAMIC_ROWS "attend.dynamic-rows/1"
@@ -772,6 +816,33 @@ ATTEND_ASSERT_SIZE(attend_pattern_extension, 16);
 ATTEND_ASSERT_FIELD(attend_pattern_extension, struct_size, 0);
 ATTEND_ASSERT_FIELD(attend_pattern_extension, reserved0, 4);
 ATTEND_ASSERT_FIELD(attend_pattern_extension, visit, 8);
+ATTEND_ASSERT_SIZE(attend_kv_cache_desc, 48);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, struct_size, 0);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, dtype, 4);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, num_sequences, 8);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, capacity, 16);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, page_keys, 24);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, num_pages, 32);
+ATTEND_ASSERT_FIELD(attend_kv_cache_desc, reserved1, 40);
+ATTEND_ASSERT_SIZE(attend_kv_cache_info, 40);
+ATTEND_ASSERT_FIELD(attend_kv_cache_info, struct_size, 0);
+ATTEND_ASSERT_FIELD(attend_kv_cache_info, reserved0, 4);
+ATTEND_ASSERT_FIELD(attend_kv_cache_info, bytes, 8);
+ATTEND_ASSERT_FIELD(attend_kv_cache_info, used_bytes, 16);
+ATTEND_ASSERT_FIELD(attend_kv_cache_info, num_pages, 24);
+ATTEND_ASSERT_FIELD(attend_kv_cache_info, free_pages, 32);
+ATTEND_ASSERT_SIZE(attend_kv_cache_extension, 80);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, struct_size, 0);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, reserved0, 4);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, create, 8);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, destroy, 16);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, append, 24);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, truncate, 32);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, fork, 40);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, length, 48);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, info, 56);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, step_workspace, 64);
+ATTEND_ASSERT_FIELD(attend_kv_cache_extension, step, 72);
 ATTEND_ASSERT_SIZE(attend_dynamic_row, 24);
 ATTEND_ASSERT_FIELD(attend_dynamic_row, struct_size, 0);
 ATTEND_ASSERT_FIELD(attend_dynamic_row, reserved0, 4);

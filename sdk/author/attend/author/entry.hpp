@@ -67,6 +67,16 @@ struct PatternArgs {
     void* visitor;
 };
 
+// Rows [first, first + count) of one item and head of a tensor [n, heads, rows, width], for a cache that keeps them as `dtype`
+// (one bit, ATTEND_F32 ...), next to each other; scales where they become codes.
+struct CacheRows {
+    const attend_tensor* from;
+    int64_t item, head, first, count;
+    uint32_t dtype;
+    void* to;
+    float* scales;
+};
+
 // Everything plugin.cpp needs of one mechanism in one instruction set.
 struct MechanismEntry {
     const char *name, *category, *title, *summary, *reference, *time_complexity, *space_complexity;
@@ -92,6 +102,9 @@ struct MechanismEntry {
     attend_status (*pattern)(const void* options, const PlanArgs& args, const PatternArgs& asked,
                              const attend_context& context) = nullptr;
     attend_guide_extension guide{};
+    // Writes rows of a cache; false: they hold NaN or infinity, and codes cannot. With it the mechanism, which must have the
+    // inputs of author/key_cache.hpp, offers attend.kv-cache/1.
+    bool (*write_rows)(const CacheRows& rows) = nullptr;
 };
 
 }  // namespace attend::author

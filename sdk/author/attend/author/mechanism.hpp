@@ -82,6 +82,8 @@ struct About {
     uint32_t numerics = ATTEND_EXACT, revision = 1;
     // The guide (attend_guide_extension): formula, cost in words, when to choose it, a command that runs.
     const char *formula = nullptr, *cost = nullptr, *use = nullptr, *example = nullptr;
+    // Offers caches of keys and values: write_cache_rows of author/cache_rows.hpp.
+    bool (*write_rows)(const author::CacheRows& rows) = nullptr;
 };
 
 // Puts a function of a mechanism in the place that its type belongs to. Of two functions that count bytes the first is
@@ -139,6 +141,7 @@ consteval MechanismEntry described(const About& about, const OptionRow (&options
     entry.numerics = about.numerics;
     entry.revision = about.revision;
     entry.guide = {sizeof(attend_guide_extension), 0, about.formula, about.cost, about.use, about.example};
+    entry.write_rows = about.write_rows;
     entry.options = options;
     entry.option_count = num_options;
     entry.options_size = (options_size<functions>() + ...);

@@ -291,6 +291,12 @@ inline attend_status execute(const attend_plan* plan, const attend_exec* call, a
     return entry.forward(plan->options, args, context);
 }
 
+}  // namespace attend::author
+
+#include "attend/author/key_cache.hpp"
+
+namespace attend::author {
+
 // `check` and friends get no handle on the mechanism but their own address, so each mechanism has its own functions.
 template <const IsaSet* sets, uint32_t index>
 struct Trampolines {
@@ -350,6 +356,21 @@ struct Trampolines {
             return status;
         });
     }
+    static attend_status create(attend_lib* lib, const attend_plan_desc* steps, const attend_kv_cache_desc* desc,
+                                attend_kv_cache** out, attend_error* error) noexcept {
+        return guarded(error, [&] { return create_cache(lib, entry(lib), steps, desc, out, error); });
+    }
+    static constexpr attend_kv_cache_extension kv_cache_extension{sizeof(attend_kv_cache_extension),
+                                                                  0,
+                                                                  create,
+                                                                  destroy_cache,
+                                                                  append_to_cache,
+                                                                  truncate_cache,
+                                                                  fork_cache,
+                                                                  length_in_cache,
+                                                                  cache_info,
+                                                                  step_workspace,
+                                                                  step_of_cache};
     static constexpr attend_pattern_extension pattern_extension{sizeof(attend_pattern_extension), 0, pattern};
     static constexpr attend_cost_extension cost_extension{sizeof(attend_cost_extension), 0, predict};
     static constexpr attend_tolerance_extension tolerance_extension{sizeof(attend_tolerance_extension), 0, error_bound};
@@ -357,6 +378,7 @@ struct Trampolines {
         if (attend_text_equal(id, ATTEND_EXT_COST) && entry(lib).cost) return &cost_extension;
         if (attend_text_equal(id, ATTEND_EXT_TOLERANCE) && entry(lib).error_bound) return &tolerance_extension;
         if (attend_text_equal(id, ATTEND_EXT_PATTERN) && entry(lib).pattern) return &pattern_extension;
+        if (attend_text_equal(id, ATTEND_EXT_KV_CACHE) && entry(lib).write_rows) return &kv_cache_extension;
         if (attend_text_equal(id, ATTEND_EXT_GUIDE) && entry(lib).guide.struct_size > 0) return &entry(lib).guide;
         return nullptr;
     }
