@@ -354,7 +354,7 @@ TEST_CASE("instruction sets agree within the contract") {
             INFO(mechanism->name << " on " << backend << " against " << sets.front());
             CHECK(difference(values(run(service(backend), inputs, mechanism->name).output),
                              {reference.begin(), reference.end()}) <=
-                  5e-6 * std::max(1.0, largest(values(*inputs.value))));
+                  std::max(5e-6, spec.tolerance) * std::max(1.0, largest(values(*inputs.value))));
         }
     }
 }

@@ -15,7 +15,8 @@ import re
 import sys
 
 # Pages whose bullets must all have names; in the others a bullet without a name is not held against them.
-ENFORCED = {"multi-head.md", "self-attention.md", "cross-attention.md", "sparse.md", "linear.md", "moe.md"}
+ENFORCED = {"multi-head.md", "self-attention.md", "cross-attention.md", "sparse.md", "linear.md", "moe.md",
+            "flash.md"}
 
 
 def read_pages(folder):

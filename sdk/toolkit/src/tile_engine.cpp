@@ -54,7 +54,8 @@ public:
         : run_(run),
           problem_(*run.problem),
           scratch_(scratch),
-          block_(scratch.keys, scratch.values, run.sizes.head_dim, run.sizes.value_dim, run.dots) {}
+          block_(scratch.keys, scratch.values, run.sizes.head_dim, run.sizes.value_dim, run.dots, run.quantised,
+                 scratch.rounded_rows) {}
 
     // The tile's rows see at least the chance of a key; at most max_group tiles, of one key head. With softmax maps each
     // has a worker for the same rows, one behind the other.
@@ -338,29 +339,22 @@ bool takes_dots(const attend_tile_problem& problem, const attend_cpu* cpu) {
 }
 
 }  // namespace
-}  // namespace attend::ATTEND_ISA
 
-using namespace attend::ATTEND_ISA;
-
-extern "C" uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem* problem, uint32_t max_workers) {
-    if (problem == nullptr || problem->query == nullptr || problem->num_segments == 0) return 0;
-    attend_tile_problem shapes = *problem;
+uint64_t tiles_workspace(const attend_tile_problem& problem, int64_t key_dim, uint32_t max_workers) {
+    attend_tile_problem shapes = problem;
     shapes.window_left = shapes.window_right = -1;  // groups of tiles are smaller with windows
-    const uint64_t tiles = TileScratch::bytes(sizes_of(shapes)) * (max_workers == 0 ? 1 : max_workers);
-    const uint64_t rows = decode_workspace(*problem, max_workers);  // whether few rows go that way is known later
-    return tiles > rows ? tiles : rows;
+    return TileScratch::bytes(sizes_of(shapes, key_dim)) * (max_workers == 0 ? 1 : max_workers);
 }
 
-extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem* problem,
-                                                            const attend_context* context) {
-    const attend_status checked = check_tile_problem(*problem, context->error);
-    if (checked != ATTEND_OK) return checked;
-    if (decode_applies(*problem)) return decode_forward(*problem, context);
+attend_status tiles_forward(const attend_tile_problem& given, const QuantisedRun* quantised,
+                            const attend_context* context) {
+    const attend_tile_problem* const problem = &given;
     static constexpr attend_tile_hooks no_hooks{};
     TileRun run{};
     run.problem = problem;
     run.hooks = problem->hooks != nullptr ? problem->hooks : &no_hooks;
-    run.sizes = sizes_of(*problem);
+    run.quantised = quantised;
+    run.sizes = sizes_of(*problem, quantised != nullptr ? quantised->key_dim : 0);
     run.shares_scores = run.sizes.maps > 1 && (run.hooks->flags & ATTEND_HOOKS_SHARED_SCORES) != 0;
     run.slots = worker_count(context);
     run.slot_bytes = TileScratch::bytes(run.sizes);
@@ -391,21 +385,44 @@ extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_pr
     run.takes_state = (problem->flags & ATTEND_TILE_TAKES_STATE) != 0;
     run.state_max = view_of<float, 3>(problem->state_max);
     run.state_sum = view_of<float, 3>(problem->state_sum);
-    run.precise = run.needs_lse || problem->scores != nullptr || run.leaves_state || run.takes_state;
-    run.dots = takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
-    // bf16 queries stay as they are; the scale goes into the exponent where nothing looks at the scores before.
+    run.precise =
+        run.needs_lse || problem->scores != nullptr || run.leaves_state || run.takes_state || quantised != nullptr;
+    run.dots = quantised == nullptr && takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
+    run.pairs = quantised != nullptr ? quantised->value_pairs : run.dots;
+    // Scores of bf16 still lack the scale. bf16 queries stay as they are; the scale goes into the exponent where nothing looks at the scores before.
     const bool plain = problem->score == nullptr && problem->bias == nullptr && run.softcap == 0.0f && run.scale > 0.0f;
     run.load_scale = run.scale;
-    run.rescores = run.dots && !plain;
-    run.factor = softmax_factor(run.dots && plain ? run.scale : 1.0f);
+    const bool unscaled = run.dots || (quantised != nullptr && !quantised->scaled());
+    run.rescores = unscaled && !plain;
+    run.factor = softmax_factor(unscaled && plain ? run.scale : 1.0f);
     run.dropout = problem->dropout > 0.0;
     if (run.dropout) {
         run.dropout_threshold = attend::ATTEND_ISA::dropout_threshold(problem->dropout);
-        run.kept_scale = dropout_scale(problem->dropout);
+        // Weights are rounded as they are, and the outputs scaled.
+        run.kept_scale = quantised != nullptr ? 1.0f : dropout_scale(problem->dropout);
         run.dropout_heads =
             static_cast<uint32_t>(problem->dropout_heads > 0 ? problem->dropout_heads : run.sizes.q_heads);
     }
     if (run.sizes.tiles == 0) return ATTEND_OK;
     return parallel_items(context, static_cast<uint64_t>(run.sizes.items()), run_items, &run,
                           longest_first(run) ? 0 : ATTEND_PARALLEL_NEAR);
+}
+
+}  // namespace attend::ATTEND_ISA
+
+using namespace attend::ATTEND_ISA;
+
+extern "C" uint64_t ATTEND_KERNEL(attend_tile_workspace)(const attend_tile_problem* problem, uint32_t max_workers) {
+    if (problem == nullptr || problem->query == nullptr || problem->num_segments == 0) return 0;
+    const uint64_t tiles = tiles_workspace(*problem, 0, max_workers);
+    const uint64_t rows = decode_workspace(*problem, max_workers);  // whether few rows go that way is known later
+    return tiles > rows ? tiles : rows;
+}
+
+extern "C" attend_status ATTEND_KERNEL(attend_tile_forward)(const attend_tile_problem* problem,
+                                                            const attend_context* context) {
+    const attend_status checked = check_tile_problem(*problem, context->error);
+    if (checked != ATTEND_OK) return checked;
+    if (decode_applies(*problem)) return decode_forward(*problem, context);
+    return tiles_forward(*problem, nullptr, context);
 }

@@ -119,10 +119,12 @@ private:
     }
 };
 
-// Scratch of the tile engine for a plan, with up to extra_keys always-visible keys behind the main ones. Of hooks the
-// sizes count, and what is set, not what it points to.
-inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys = 0, int64_t max_query_tile = 0,
-                               int64_t max_key_tile = 0, const attend_tile_hooks* hooks = nullptr) {
+// f(a tile problem that has the shapes and types of a plan, and no data): what scratch of an engine follows from. With
+// up to extra_keys always-visible keys behind the main ones. Of hooks the sizes count, and what is set, not what it
+// points to.
+template <class F>
+uint64_t with_tile_shapes(const attend_plan_desc& desc, int64_t max_query_tile, int64_t max_key_tile, F f,
+                          int64_t extra_keys = 0, const attend_tile_hooks* hooks = nullptr) {
     OwnTensor query, key, value, output, extra_key, extra_value;
     describe(query, nullptr, desc.batch, desc.num_q_heads, desc.q_len, desc.head_dim);
     describe(key, nullptr, desc.batch, desc.num_kv_heads, desc.kv_len, desc.head_dim);
@@ -152,7 +154,17 @@ inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys 
     problem.max_query_tile = max_query_tile;
     problem.max_key_tile = max_key_tile;
     problem.hooks = hooks;
-    return ATTEND_KERNEL(attend_tile_workspace)(&problem, desc.max_workers);
+    return f(problem);
+}
+// Scratch of the tile engine for a plan.
+inline uint64_t tile_workspace(const attend_plan_desc& desc, int64_t extra_keys = 0, int64_t max_query_tile = 0,
+                               int64_t max_key_tile = 0, const attend_tile_hooks* hooks = nullptr) {
+    return with_tile_shapes(
+        desc, max_query_tile, max_key_tile,
+        [&desc](const attend_tile_problem& problem) {
+            return ATTEND_KERNEL(attend_tile_workspace)(&problem, desc.max_workers);
+        },
+        extra_keys, hooks);
 }
 
 // Hooks as structs with static functions (toolkit/tile/keys, toolkit/tile/scores). The struct must outlive the call.

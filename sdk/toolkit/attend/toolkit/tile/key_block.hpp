@@ -33,10 +33,20 @@ constexpr Dots block_dots = ATTEND_HAS_DOTS ? Dots::hardware : Dots::portable;
 class KeyBlock {
 public:
     // key_stage: [key_tile][head_dim] floats, needed for types other than float32; value_stage: [key_tile][value_dim].
-    KeyBlock(float* key_stage, float* value_stage, int64_t head_dim, int64_t value_dim, bool dots)
-        : key_stage_(key_stage), value_stage_(value_stage), head_dim_(head_dim), value_dim_(value_dim), dots_(dots) {}
+    // dots: products of bf16 pairs. In low precision `quantised` says what products there are; rows: room for two rows.
+    KeyBlock(float* key_stage, float* value_stage, int64_t head_dim, int64_t value_dim, bool dots,
+             const QuantisedRun* quantised = nullptr, float* rows = nullptr)
+        : key_stage_(key_stage),
+          value_stage_(value_stage),
+          rows_(rows),
+          head_dim_(quantised != nullptr ? quantised->key_dim : head_dim),
+          value_dim_(value_dim),
+          dots_(quantised != nullptr ? quantised->pairs : dots),
+          pairs_(quantised != nullptr ? quantised->value_pairs : dots),
+          quantised_(quantised) {}
 
-    bool dots() const { return dots_; }
+    // Whether weights and values are multiplied as pairs of keys.
+    bool pairs() const { return pairs_; }
     int64_t first() const { return first_; }
     int64_t count() const { return count_; }
     const attend_key_segment& segment() const { return *segment_; }
@@ -63,6 +73,7 @@ public:
 
     // The keys of a softmax map for the same rows; copied: into memory of the block's own, for hooks that change them.
     void take_keys(int64_t map, bool copied) {
+        if (quantised_ != nullptr) return take_quantised_keys();
         const int64_t count = count_;
         const StoredView key = stored_view(segment_->map_key != nullptr ? segment_->map_key[map] : segment_->key);
         key_row_ = key.at(batch_, kv_head_, row_);
@@ -99,9 +110,32 @@ public:
     }
 
     // scores[key][lane] of keys [begin, begin + keys) of the block: V vectors of lanes in rows of `lanes` floats.
+    // lane_scale: of the queries, in the scaled formats.
     template <int V>
-    void scores(int64_t begin, int64_t keys, const float* queries, int64_t lanes, float* to,
+    void scores(int64_t begin, int64_t keys, const float* queries, const float* lane_scale, int64_t lanes, float* to,
                 Ahead* ahead = nullptr) const {
+        if (quantised_ != nullptr && quantised_->scores == Format::int8) {
+            const uint32_t* x = reinterpret_cast<const uint32_t*>(queries);
+            const int64_t element = quantised_->integers == Integers::bytes ? 1 : 2;
+            const int32_t* const sums = code_sums_ != nullptr ? code_sums_ + begin : nullptr;
+            return integer_product<V>(quantised_->integers,
+                                      {key_row_ + begin * key_bytes_, key_bytes_, keys, key_scale_ + begin, sums, x,
+                                       lane_scale, head_dim_ * element / 4, to, lanes, ahead});
+        }
+        plain_scores<V>(begin, keys, queries, lanes, to, ahead);
+        if (quantised_ != nullptr && quantised_->scaled()) {
+            for (int64_t row = 0; row < keys; ++row) {
+                const Batch scale(key_scale_[begin + row]);
+                ATTEND_UNROLL
+                for (int v = 0; v < V; ++v) {
+                    float* at = to + row * lanes + v * batch_lanes;
+                    store(at, (load(lane_scale + v * batch_lanes) * scale) * load(at));
+                }
+            }
+        }
+    }
+    template <int V>
+    void plain_scores(int64_t begin, int64_t keys, const float* queries, int64_t lanes, float* to, Ahead* ahead) const {
         if (dots_)
             pair_product<V, block_dots>(key_row_ + begin * key_bytes_, key_bytes_, 4, keys,
                                         reinterpret_cast<const uint32_t*>(queries), head_dim_, to, Into::overwrite,
@@ -117,7 +151,7 @@ public:
     void values(int64_t begin, int64_t keys, const float* weights, int64_t lanes, float* acc, Into into,
                 const float* rescale, Ahead* ahead = nullptr) {
         load_values();
-        if (dots_)
+        if (pairs_)
             pair_values<V>(begin, keys, weights, lanes, acc, into, rescale, ahead);
         else
             product<V>(value_ + begin * value_stride_, column_stride_, value_stride_, value_dim_, weights, keys, acc,
@@ -154,7 +188,7 @@ public:
                 for (int64_t lane = 0; lane < lanes; lane += batch_lanes) {
                     float* sum = acc + c * lanes + lane;
                     const Batch weight =
-                        dots_ ? pair_weight(weights, row, lanes, lane) : load(weights + row * lanes + lane);
+                        pairs_ ? pair_weight(weights, row, lanes, lane) : load(weights + row * lanes + lane);
                     const Batch old = load(sum);
                     store(sum,
                           choose(load(hidden + row * lanes + lane) == Batch(-infinity), old, fma(value, weight, old)));
@@ -240,8 +274,57 @@ private:
         return !wild;
     }
 
+    // Keys of the block as products want them: codes as they lie or widened, or rows of bf16 or floats in the stage.
+    void take_quantised_keys() {
+        const QuantisedRun& run = *quantised_;
+        const int64_t width = head_dim_, head = batch_ * run.kv_heads + kv_head_;
+        if (run.scaled()) {
+            const int8_t* codes = run.codes + (head * run.kv_len + row_) * width;
+            for (int64_t at = 0; at < count_; ++at) key_scale_[at] = run.key_scale(batch_, kv_head_, row_ + at);
+            code_sums_ = run.code_sums != nullptr ? run.code_sums + head * run.kv_len + row_ : nullptr;
+            if (run.scores == Format::int8 && run.integers == Integers::bytes) {
+                key_row_ = reinterpret_cast<const char*>(codes);
+                key_bytes_ = width;
+            } else if (run.scores == Format::int8) {
+                int16_t* words = reinterpret_cast<int16_t*>(key_stage_);
+                for (int64_t at = 0; at < count_ * width; ++at) words[at] = codes[at];
+                stage_rows(2 * width);
+            } else if (dots_) {
+                decode_bf16(codes, count_ * width, reinterpret_cast<uint16_t*>(key_stage_));
+                stage_rows(2 * width);
+            } else {
+                decode_floats(codes, count_ * width, key_stage_);
+                stage_floats();
+            }
+            return;
+        }
+        const StoredView key = stored_view(segment_->key);
+        key_row_ = key.at(batch_, kv_head_, row_);
+        key_bytes_ = key.strides[2];
+        if (dots_ && key.storage == Storage::bf16 && key.step() == 1) return;
+        for (int64_t at = 0; at < count_; ++at) {
+            const char* from = key_row_ + at * key_bytes_;
+            const float* row = as_floats(key.storage, from, key.step(), width, rows_);
+            if (dots_)
+                round_to_bf16<block_dots>(row, width, reinterpret_cast<uint16_t*>(key_stage_) + at * width);
+            else
+                round_to_floats(row, width, key_stage_ + at * width);
+        }
+        dots_ ? stage_rows(2 * width) : stage_floats();
+    }
+    void stage_rows(int64_t bytes) {
+        key_row_ = reinterpret_cast<const char*>(key_stage_);
+        key_bytes_ = bytes;
+    }
+    void stage_floats() {
+        key_ = key_stage_;
+        key_stride_ = head_dim_;
+        feature_stride_ = 1;
+    }
+
     void load_values() {
         if (value_ != nullptr) return;
+        if (quantised_ != nullptr) return load_quantised_values();
         if (storage_ == Storage::f32 && wilds_ == 0) {
             value_ = reinterpret_cast<const float*>(value_row_);
             value_stride_ = value_bytes_ / 4;
@@ -260,19 +343,54 @@ private:
             else
                 widen_row(storage_, row, value_step_, value_dim_, value_stage_ + at * value_dim_);
         }
+        clear_wild();
+    }
+    // Values less their mean, on the grid of their format; those of e4m3 without their scales, which outputs get back.
+    void load_quantised_values() {
+        const QuantisedRun& run = *quantised_;
+        const int64_t width = value_dim_, first = (batch_ * run.kv_heads + kv_head_) * width;
+        const float* const mean = run.smooth_values ? run.value_mean + first : nullptr;
+        const float* const inverse = run.values == Format::e4m3 ? run.value_inverse + first : nullptr;
+        value_ = value_stage_;
+        value_stride_ = width;
+        column_stride_ = 1;
+        for (int64_t at = 0; at < count_; at += pairs_ ? 2 : 1) {
+            const float* rows[2] = {nullptr, nullptr};
+            for (int64_t next = 0; next < (pairs_ ? 2 : 1) && at + next < count_; ++next) {
+                float* const room = rows_ + next * width;
+                const char* const from = value_row_ + (at + next) * value_bytes_;
+                rows[next] = as_floats(storage_, from, value_step_, width, room);
+                if (mean == nullptr && inverse == nullptr) continue;
+                turn_values(rows[next], width, mean, inverse, room);
+                rows[next] = room;
+            }
+            if (pairs_)
+                pair_rows_of_values<block_dots>(rows[0], rows[1], width, value_pairs() + at / 2 * width);
+            else if (run.values == Format::bf16)
+                round_to_floats(rows[0], width, value_stage_ + at * width);
+            else
+                __builtin_memcpy(value_stage_ + at * width, rows[0], static_cast<size_t>(width) * sizeof(float));
+        }
+        clear_wild();
+    }
+
+    void clear_wild() {
         for (int64_t at = 0; at < wilds_; ++at) {
             const int64_t row = wild_[at];
             for (int64_t c = 0; c < value_dim_; ++c)
-                if (dots_)
+                if (pairs_)
                     value_pairs()[row / 2 * value_dim_ + c] &= row % 2 == 0 ? 0xFFFF0000u : 0x0000FFFFu;
                 else
                     value_stage_[row * value_dim_ + c] = 0.0f;
         }
     }
 
-    float *key_stage_, *value_stage_;
+    float *key_stage_, *value_stage_, *rows_;
     int64_t head_dim_, value_dim_;
-    bool dots_;
+    bool dots_, pairs_;
+    const QuantisedRun* quantised_;
+    const int32_t* code_sums_{nullptr};
+    float key_scale_[size_t{default_key_tile}];
     const attend_key_segment* segment_{nullptr};
     attend_key_block described_{};
     int64_t batch_{0}, kv_head_{0}, row_{0}, first_{0}, count_{0};

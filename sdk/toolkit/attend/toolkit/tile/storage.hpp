@@ -48,6 +48,8 @@ inline void widen_row(Storage storage, const void* from, int64_t step, int64_t c
     int64_t at = 0;
     if (storage == Storage::f32) {
         const float* whole = static_cast<const float*>(from);
+        if (step == 1)
+            for (; at + batch_lanes <= count; at += batch_lanes) store(to + at, load(whole + at));
         for (; at < count; ++at) to[at] = whole[at * step];
     } else if (storage == Storage::bf16) {
         if (step == 1)
@@ -58,6 +60,13 @@ inline void widen_row(Storage storage, const void* from, int64_t step, int64_t c
             for (; at + batch_lanes <= count; at += batch_lanes) store(to + at, load_f16(half + at));
         for (; at < count; ++at) to[at] = f16_to_float(half[at * step]);
     }
+}
+
+// A row as floats: where it lies, or widened into `room`.
+inline const float* as_floats(Storage storage, const char* from, int64_t step, int64_t count, float* room) {
+    if (storage == Storage::f32 && step == 1) return reinterpret_cast<const float*>(from);
+    widen_row(storage, from, step, count, room);
+    return room;
 }
 
 // The way back, each element rounded to the nearest.

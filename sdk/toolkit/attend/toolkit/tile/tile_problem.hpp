@@ -5,6 +5,7 @@
 #include "attend/toolkit.h"
 #include "attend/toolkit/core/tensor_view.hpp"
 #include "attend/toolkit/core/workspace.hpp"
+#include "attend/toolkit/quantised/quantised_run.hpp"
 #include "attend/toolkit/simd/isa.hpp"
 #include "attend/toolkit/tile/softmax_state.hpp"
 #include "attend/toolkit/tile/storage.hpp"
@@ -43,6 +44,8 @@ struct TileSizes {
     int64_t tile_floats{0}, block_floats{0}, scratch_floats{0};  // of the hooks
     bool few_keys{false};
     bool staged{false}, narrow{false};  // keys and values, queries and output are not float32
+    int64_t key_dim{0};  // elements of a key as products see it: head_dim, or what low precision makes of it
+    bool quantised{false};
 
     int64_t lane_stride() const { return round_up(tile_lanes, batch_lanes); }
     int64_t items() const { return batch * outer * groups; }
@@ -58,7 +61,8 @@ inline bool is_narrow(const attend_tile_problem& problem) {
     return problem.window_right >= 0 && problem.window_left + problem.window_right <= narrow_window;
 }
 
-inline TileSizes sizes_of(const attend_tile_problem& problem) {
+// key_dim: of a call in low precision (toolkit/quantised.h), else 0.
+inline TileSizes sizes_of(const attend_tile_problem& problem, int64_t key_dim = 0) {
     TileSizes sizes;
     sizes.batch = problem.query->shape[0];
     sizes.q_heads = problem.query->shape[1];
@@ -73,6 +77,10 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
         sizes.staged = sizes.staged || storage_of(problem.segments[segment].key) != Storage::f32;
     }
     sizes.narrow = storage_of(problem.query) != Storage::f32;
+    sizes.quantised = key_dim > 0;
+    sizes.key_dim = sizes.quantised ? key_dim : sizes.head_dim;
+    sizes.staged = sizes.staged || sizes.quantised;
+    sizes.narrow = sizes.narrow || sizes.quantised;
     int64_t most_group = max_group;
     if (const attend_tile_hooks* hooks = problem.hooks) {
         sizes.maps = clamp(hooks->num_maps, 1, most_maps);
@@ -112,10 +120,11 @@ inline TileSizes sizes_of(const attend_tile_problem& problem) {
 
 // What a query tile keeps while it walks over the keys. Rows of the tiles are lane_stride() long.
 struct TileState {
-    float* queries;              // [head_dim][lane], or pairs of bf16
-    float* acc;                  // [value_dim][lane]
-    float *sums, *memory, *lse;  // of the hooks: [sums][lane], tile_floats, [lane]
-    int32_t* map_head;           // [lane], where there are maps
+    float* queries;                  // [head_dim][lane], or pairs of bf16
+    float* acc;                      // [value_dim][lane]
+    float *sums, *memory, *lse;      // of the hooks: [sums][lane], tile_floats, [lane]
+    float *lane_scale, *lane_shift;  // of low precision: scale of a query, and what its scores lack
+    int32_t* map_head;               // [lane], where there are maps
     TileSoftmax softmax;
     int32_t *row, *query, *head, *position, *key_begin, *key_end;  // [lane]
     const float** bias_rows;
@@ -139,6 +148,7 @@ struct TileScratch {
     float *keys, *values;     // [key_tile][head_dim] of other types than float32; [key_tile][value_dim]
     float* stage;             // [lane][head_dim or value_dim] where queries and output are not
     float *shared_scores, *block_memory, *scratch;  // of the hooks
+    float* rounded_rows;                            // two rows of values or keys, of low precision
     SharedScores* shared;
     TileState states[most_maps];
 
@@ -154,16 +164,19 @@ struct TileScratch {
         scratch.rows = space.take<const float*>(lanes);
         scratch.out_rows = space.take<float*>(lanes);
         scratch.fetch_rows = space.take<const char*>(2 * lanes);
-        if (sizes.staged) scratch.keys = space.take<float>(sizes.key_tile * sizes.head_dim);
+        if (sizes.staged) scratch.keys = space.take<float>(sizes.key_tile * sizes.key_dim);
+        if (sizes.quantised) scratch.rounded_rows = space.take<float>(2 * greater(sizes.value_dim, sizes.key_dim));
         scratch.values = space.take<float>(sizes.key_tile * sizes.value_dim);
-        if (sizes.narrow) scratch.stage = space.take<float>(lanes * greater(sizes.head_dim, sizes.value_dim));
+        if (sizes.narrow) scratch.stage = space.take<float>(lanes * greater(sizes.key_dim, sizes.value_dim));
         if (sizes.maps > 1) scratch.shared_scores = space.take<float>(sizes.key_tile * lanes);
         if (sizes.maps > 1) scratch.shared = space.take<SharedScores>(1);
         if (sizes.block_floats > 0) scratch.block_memory = space.take<float>(sizes.block_floats);
         if (sizes.scratch_floats > 0) scratch.scratch = space.take<float>(sizes.scratch_floats);
         for (int64_t tile = 0; tile < sizes.group * sizes.maps; ++tile) {
             TileState& state = scratch.states[tile];
-            state.queries = space.take<float>(sizes.head_dim * lanes);
+            state.queries = space.take<float>(sizes.key_dim * lanes);
+            if (sizes.quantised) state.lane_scale = space.take<float>(lanes);
+            if (sizes.quantised) state.lane_shift = space.take<float>(lanes);
             state.acc = space.take<float>(sizes.value_dim * lanes);
             if (sizes.sums > 0) state.sums = space.take<float>(sizes.sums * lanes);
             if (sizes.tile_floats > 0) state.memory = space.take<float>(sizes.tile_floats);
@@ -208,6 +221,8 @@ struct TileRun {
     float factor;                   // turns scores, as softmax meets them, into exponents (simd/math.hpp)
     bool rescores;                  // scores are multiplied by `scale` before the hooks
     bool dots;                      // products of bf16 pairs in hardware
+    bool pairs;                     // of weights and values, at least
+    const QuantisedRun* quantised;  // NULL: not in low precision
     bool needs_lse, shares_scores;  // as the hooks say
     bool precise;                   // weights as float32 would have them, since their sums are shown
     bool leaves_state, takes_state;
@@ -219,5 +234,10 @@ struct TileRun {
 };
 
 attend_status check_tile_problem(const attend_tile_problem& problem, attend_error* error);
+
+// The engine behind attend_tile_forward, for a problem that has been checked.
+uint64_t tiles_workspace(const attend_tile_problem& problem, int64_t key_dim, uint32_t max_workers);
+attend_status tiles_forward(const attend_tile_problem& problem, const QuantisedRun* quantised,
+                            const attend_context* context);
 
 }  // namespace attend::ATTEND_ISA

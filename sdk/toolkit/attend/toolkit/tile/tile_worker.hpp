@@ -9,6 +9,7 @@
 #include "attend/toolkit/tile/dropout.hpp"
 #include "attend/toolkit/tile/key_block.hpp"
 #include "attend/toolkit/tile/pipeline.hpp"
+#include "attend/toolkit/tile/quantised_queries.hpp"
 #include "attend/toolkit/tile/state.hpp"
 #include "attend/toolkit/tile/tile_lanes.hpp"
 
@@ -55,7 +56,7 @@ public:
             take_state(*run_, *scratch_, state_, rows_.batch, vectors_);
             started_ = true;
         }
-        tile_.queries = run_->dots ? nullptr : state_.queries;
+        tile_.queries = run_->dots || run_->quantised != nullptr ? nullptr : state_.queries;
         tile_.memory = state_.memory;
         if (run_->hooks->queries != nullptr) run_->hooks->queries(run_->hooks->user, &tile_);
     }
@@ -66,7 +67,7 @@ public:
         if (main) {
             begin = greater(begin, limits_.hull_begin);
             end = lesser(end, limits_.hull_end);
-            if (block.dots()) begin -= (begin - block.first()) % 2;  // pairs of keys stay together
+            if (block.pairs()) begin -= (begin - block.first()) % 2;  // pairs of keys stay together
         }
         if (begin >= end) return;
         const int64_t reach = run_->sizes.key_tile;
@@ -86,7 +87,7 @@ public:
         if (run_->lse.present)
             for (int64_t lane = 0; lane < tile_.num_lanes; ++lane)
                 *run_->lse.at(rows_.batch, state_.head[lane], row_of(lane)) =
-                    finish_lse(state_.softmax, lane, run_->factor);
+                    finish_lse(state_.softmax, lane, run_->factor) + lse_shift(lane);
         if (run_->output.present) write_output();
     }
 
@@ -153,7 +154,13 @@ private:
         }
     }
 
+    float lse_shift(int64_t lane) const {
+        const QuantisedRun* const run = run_->quantised;
+        return run != nullptr && run->smooth_keys && !run->adds_shift ? state_.lane_shift[lane] : 0.0f;
+    }
+
     void load_queries() {
+        if (run_->quantised != nullptr) return load_quantised_queries(*run_, *scratch_, state_, rows_, vectors_);
         const StoredView query = queries();
         const int64_t head_dim = run_->sizes.head_dim;
         if (run_->dots) {
@@ -313,12 +320,14 @@ private:
                 for (int64_t at = 0; at < (end - begin) * lanes_; at += batch_lanes) store(rows + at, Batch(-infinity));
             if (count == 0) return;
             by_vectors(count, [&](auto v) {
-                block.scores<decltype(v)::count>(first - block.first() + begin, end - begin,
-                                                 state_.queries + lowest * batch_lanes, lanes_,
-                                                 rows + lowest * batch_lanes, &ahead_);
+                block.scores<decltype(v)::count>(
+                    first - block.first() + begin, end - begin, state_.queries + lowest * batch_lanes,
+                    run_->quantised != nullptr ? state_.lane_scale + lowest * batch_lanes : nullptr, lanes_,
+                    rows + lowest * batch_lanes, &ahead_);
             });
         });
         if (run_->rescores) scale_scores(scores, keys * lanes_, run_->scale);
+        if (run_->quantised != nullptr && run_->quantised->adds_shift) shift_scores(scores, keys);
         if (hooks.content != nullptr) hooks.content(hooks.user, &stored);
         if (run_->softcap > 0.0f) cap_scores(scores, keys * lanes_, run_->softcap);
         if (problem_->score != nullptr) problem_->score(problem_->score_user, &stored);
@@ -336,6 +345,14 @@ private:
             limit_scores(first, keys);
         }
         return true;
+    }
+
+    void shift_scores(float* scores, int64_t keys) const {
+        for (int64_t key = 0; key < keys; ++key)
+            for (int64_t lane = 0; lane < lanes_; lane += batch_lanes) {
+                float* const at = scores + key * lanes_ + lane;
+                store(at, load(at) + load(state_.lane_shift + lane));
+            }
     }
 
     void limit_scores(int64_t first, int64_t keys) {
@@ -357,11 +374,13 @@ private:
         const int64_t begin = first - block.first();
         const bool dropout = output && run_->dropout && (block.segment().flags & ATTEND_SEGMENT_NO_DROPOUT) == 0;
         bool wild = false;
-        if (output) wild = hides ? block.find_wild(begin, begin + keys) : block.wild_in(begin, begin + keys);
+        const QuantisedRun* const low = run_->quantised;
+        const bool looks = low == nullptr || !low->scaled();  // scaled formats have refused what is not finite
+        if (output && looks) wild = hides ? block.find_wild(begin, begin + keys) : block.wild_in(begin, begin + keys);
         if (wild) __builtin_memcpy(scratch_->extra, scores, static_cast<size_t>(keys * lanes_) * sizeof(float));
         by_vectors(vectors_, [&](auto v) {
             constexpr int count = decltype(v)::count;
-            if (run_->dots && !dropout)
+            if (run_->pairs && !dropout && (low == nullptr || low->weights == Format::bf16))
                 update_softmax_pairs<count>(scores, keys, run_->factor, state_.softmax, run_->precise);
             else
                 update_softmax<count>(scores, keys, run_->factor, state_.softmax);
@@ -371,10 +390,12 @@ private:
             TileDropout drop(*run_, tile_, lanes_);
             for (int64_t key = 0; key < keys; ++key)
                 drop.apply(scores + key * lanes_, key_index != nullptr ? key_index[key] : first + key);
-            if (run_->dots)
-                by_vectors(vectors_, [&](auto v) {
-                    round_rows<decltype(v)::count, block_dots>(scores, keys, reinterpret_cast<uint32_t*>(scores));
-                });
+            if (run_->dots) pair_weights(scores, keys);
+        }
+        if (low != nullptr && (dropout || !run_->pairs || low->weights != Format::bf16)) {
+            if (low->weights == Format::e4m3) round_weights_e4m3(scores, keys * lanes_);
+            if (low->weights == Format::bf16 && !run_->pairs) round_weights_bf16(scores, keys * lanes_);
+            if (run_->pairs) pair_weights(scores, keys);
         }
         if (run_->hooks->weights != nullptr) add_sums_of(stored);
         const Into into = started_ ? Into::rescale : Into::overwrite;
@@ -396,6 +417,12 @@ private:
         if (wild) block.add_wild(begin, begin + keys, scores, scratch_->extra, lanes_, state_.acc);
     }
 
+    void pair_weights(float* scores, int64_t keys) const {
+        by_vectors(vectors_, [&](auto v) {
+            round_rows<decltype(v)::count, block_dots>(scores, keys, reinterpret_cast<uint32_t*>(scores));
+        });
+    }
+
     void add_sums_of(const attend_score_tile& stored) {
         const int64_t count = run_->sizes.sums * lanes_;
         if (started_)
@@ -407,16 +434,35 @@ private:
     }
 
     void add_values(KeyBlock& block, int64_t begin, int64_t from, int64_t to, int lowest, int count, Into into) {
-        const int64_t row = run_->dots ? from / 2 : from, lane = lowest * batch_lanes;
+        const int64_t row = run_->pairs ? from / 2 : from, lane = lowest * batch_lanes;
         by_vectors(count, [&](auto v) {
             block.values<decltype(v)::count>(begin + from, to - from, scratch_->scores + row * lanes_ + lane, lanes_,
                                              state_.acc + lane, into, state_.softmax.rescale + lane, &ahead_);
         });
     }
 
+    // Outputs of low precision: scales of weights and of channels go back in, and the mean of the values.
+    void finish_quantised() {
+        const QuantisedRun& run = *run_->quantised;
+        const int64_t width = run.value_dim, first = (rows_.batch * run.kv_heads + rows_.kv_head) * width;
+        for (int64_t lane = 0; lane < lanes_; ++lane)
+            scratch_->factor[lane] = finish_factor(state_.softmax.row_sum[lane], run.value_factor);
+        for (int64_t c = 0; c < width; ++c) {
+            const Batch scale(run.value_scales != nullptr ? run.value_scales[first + c] : 1.0f);
+            const Batch mean(run.smooth_values ? run.value_mean[first + c] : 0.0f);
+            for (int64_t lane = 0; lane < lanes_; lane += batch_lanes) {
+                float* const at = state_.acc + c * lanes_ + lane;
+                const Mask empty = load(state_.softmax.row_sum + lane) == Batch(0.0f);
+                store(at, choose(empty, Batch(0.0f), fma(load(at) * load(scratch_->factor + lane), scale, mean)));
+            }
+        }
+        settled_ = true;
+    }
+
     void write_output() {
         const StoredView& output = run_->output;
         const int64_t value_dim = run_->sizes.value_dim;
+        if (run_->quantised != nullptr && started_) finish_quantised();
         const bool narrow = output.storage != Storage::f32;
         for (int64_t lane = 0; lane < lanes_; ++lane) {
             char* row = output.at(rows_.batch, state_.head[lane], row_of(lane));
