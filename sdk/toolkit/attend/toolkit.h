@@ -156,12 +156,32 @@ typedef struct attend_tile_hooks {
 } attend_tile_hooks;
 
 #define ATTEND_TILE_CAUSAL (1u << 0)
-#define ATTEND_TILE_OFFSET_PER_ITEM (1u << 1) /* offset = key length - query length of the item */
+#define ATTEND_TILE_OFFSET_PER_ITEM (1u << 1) /* offset = key length - query length of the item, a missing one whole */
 #define ATTEND_TILE_AVERAGE_SCORES (1u << 2)  /* scores is [B, Nq, Nk], the mean over heads */
 #define ATTEND_TILE_SCORE_HIDES (1u << 3)     /* the score hook may write minus infinity */
 #define ATTEND_TILE_WIDEN (1u << 4)           /* bf16 is widened to float32, also where the processor has bf16 dots */
 #define ATTEND_TILE_LEAVES_STATE (1u << 5)    /* the softmax goes on in another call: no results yet, but its state */
 #define ATTEND_TILE_TAKES_STATE (1u << 6)     /* the softmax goes on from the state that another call has left */
+
+/* How the keys and values of the first segment are kept: in pages, as codes, in parts that are computed apart.
+
+   pages: key is [P, Hkv, S, D], value [P, Hkv, S, Dv]; key j of item b is row j % S of page pages[b, j / S], and the
+   segment has pages->shape[1] * S keys. Only entries below an item's key length are read, and must be below P.
+
+   Codes: key and value are int8, or uint8 with the bits of fp8 e4m3, and stand for code * scale. key_scale and value_scale
+   are float32 [B, Hkv, n], one scale for every scale_keys keys; with pages [P, Hkv, 1], one for each page.
+
+   Rounding: float32 keys and values count as if they were stored in a narrower type (to nearest, ties to even). */
+#define ATTEND_STORE_AS_IT_IS 0u
+#define ATTEND_STORE_ROUND_BF16 1u
+#define ATTEND_STORE_ROUND_F16 2u
+typedef struct attend_key_store {
+    const attend_tensor *pages;                   /* int32 [B, n], or NULL */
+    const attend_tensor *key_scale, *value_scale; /* or NULL */
+    int64_t scale_keys;
+    int64_t splits, split_keys; /* few queries: an item's keys in so many parts of whole split_keys; 0 = the engine chooses */
+    uint32_t rounding, reserved;
+} attend_key_store;
 
 /* Softmax attention over tiles: for each query i and visible key j
      s = softcap(scale * q_i . k_j);  s = score hook(s) + bias_ij;  p = softmax_j(s);  o_i = sum_j keep_ij p_ij v_j / (1 - dropout)
@@ -207,6 +227,7 @@ typedef struct attend_tile_problem {
     const int32_t *query_index, *key_index; /* logical i and j of each row, ascending; NULL = the row number */
     const attend_tile_hooks *hooks;
     const attend_tensor *state_max, *state_sum; /* float32 [B, Hq, Nq], with ATTEND_TILE_LEAVES_STATE and _TAKES_STATE */
+    const attend_key_store *store;
 } attend_tile_problem;
 
 /* Scratch for attend_tile_forward, from shapes alone (data pointers may be NULL). */

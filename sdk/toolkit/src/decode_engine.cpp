@@ -20,7 +20,7 @@ void run_item(const Run& run, const Scratch& scratch, Phase phase, int64_t batch
         worker.write_empty_rows();
         return;
     }
-    worker.forward(split * sizes.split_keys, (split + 1) * sizes.split_keys);
+    worker.forward(worker.part_begin(split), worker.part_end(split));
     if (sizes.splits > 1) {
         worker.write_part(run.parts + (place + split) * sizes.part_floats());
         return;
@@ -70,7 +70,9 @@ bool has_plain_rows(const attend_tensor& tensor) { return tensor.strides[3] == 1
 
 uint64_t parts_bytes(const Sizes& sizes) {
     const int64_t widest = sizes.all_keys * (sizes.head_dim + sizes.value_dim) * 4;
-    return widest >= 2 * split_bytes ? static_cast<uint64_t>(most_part_bytes) : 0;
+    const int64_t asked =
+        sizes.split_unit > 0 ? sizes.items_at_once * sizes.kv_heads * sizes.splits * sizes.part_floats() * 4 : 0;
+    return static_cast<uint64_t>(greater(asked, widest >= 2 * split_bytes ? most_part_bytes : 0));
 }
 
 }  // namespace
@@ -91,7 +93,8 @@ bool decode_applies(const attend_tile_problem& problem) {
     if (problem.max_query_tile > 0 && problem.max_query_tile < rows) return false;
     if (query.shape[3] > most_width || problem.segments[0].value->shape[3] > most_width) return false;
     const Element element = element_of(*problem.segments[0].key);
-    if (element_of(query) == Element::other || element == Element::other) return false;
+    if (element_of(query) == Element::other || is_code(element_of(query)) || element == Element::other) return false;
+    if (is_code(element) && problem.num_segments > 1) return false;
     for (uint32_t index = 0; index < problem.num_segments; ++index) {
         const attend_key_segment& segment = problem.segments[index];
         if (!has_plain_rows(*segment.key) || !has_plain_rows(*segment.value)) return false;

@@ -97,6 +97,63 @@ private:
     attend_status status_{ATTEND_OK};
 };
 
+constexpr int64_t most_splits = 65536;
+
+// The first segment where its keys lie in pages or are codes.
+void check_store(Checker& check, const attend_tile_problem& problem, const attend_key_store& store) {
+    const attend_key_segment& segment = problem.segments[0];
+    const int64_t batch = problem.query->shape[0], head_dim = problem.query->shape[3];
+    const int64_t items =
+        store.pages != nullptr || (segment.key->ndim == 4 && segment.key->shape[0] == 1) ? any_extent : batch;
+    const int64_t key[4] = {items, any_extent, any_extent, head_dim};
+    check.tensor(segment.key, "key", 4, key, "[B or P, Hkv, Nk or S, D]", false);
+    if (!check.ok()) return;
+    const int64_t value[4] = {segment.key->shape[0], segment.key->shape[1], segment.key->shape[2], any_extent};
+    check.tensor(segment.value, "value", 4, value, "[B or P, Hkv, Nk or S, Dv]", false);
+    if (!check.ok()) return;
+    const decode::Element element = decode::element_of(*segment.key);
+    if (element == decode::Element::other) check.type(segment.key, "key", "float32, bf16, f16, int8 or uint8 (e4m3)");
+    if (decode::element_of(*segment.value) != element) check.type(segment.value, "value", "the type of key");
+    check.number(problem.hooks == nullptr, "hooks", "no hooks with keys in a store");
+    check.number(store.splits >= 0 && store.splits <= most_splits, "splits", "0 to 65536");
+    check.number(store.rounding <= ATTEND_STORE_ROUND_F16, "rounding", "as it is, bf16 or f16");
+    check.number(store.rounding == ATTEND_STORE_AS_IT_IS || element == decode::Element::f32, "rounding",
+                 "rounding of float32 keys and values only");
+    const bool codes = decode::is_code(element);
+    check.number(codes == (store.key_scale != nullptr) && codes == (store.value_scale != nullptr), "key_scale",
+                 "scales of keys and values with codes, and none without");
+    if (!check.ok()) return;
+    if (store.pages != nullptr) {
+        const int64_t table[2] = {batch, any_extent};
+        check.tensor(store.pages, "pages", 2, table, "[B, n]", false);
+        if (!check.ok()) return;
+        if (store.pages->dtype_code != ATTEND_CODE_INT || store.pages->dtype_bits != 32)
+            check.type(store.pages, "pages", "int32");
+        check.number(segment.key->shape[2] >= 1 || store.pages->shape[1] == 0, "key", "pages of at least one key");
+        check.lengths(problem.key_lengths, "key_lengths", batch, store.pages->shape[1] * segment.key->shape[2]);
+        for (int64_t item = 0; item < batch && check.ok(); ++item) {
+            const int64_t page = segment.key->shape[2], all = store.pages->shape[1] * page;
+            const int64_t keys = problem.key_lengths != nullptr ? integer_at(problem.key_lengths, item) : all;
+            const int32_t* row = static_cast<const int32_t*>(store.pages->data) + item * store.pages->strides[0];
+            for (int64_t at = 0; at * page < keys; ++at) {
+                const int64_t entry = row[at * store.pages->strides[1]];
+                if (entry >= 0 && entry < segment.key->shape[0]) continue;
+                Message text;
+                text << place << "pages names page " << entry << " for keys from " << at * page << " of batch item "
+                     << item << "; accepted: 0 to " << segment.key->shape[0] - 1;
+                return check.fail(ATTEND_BAD_SHAPE, "pages", text);
+            }
+        }
+    }
+    if (!codes || !check.ok()) return;
+    check.number(store.pages != nullptr || store.scale_keys >= 1, "scale_keys", "at least 1");
+    if (!check.ok()) return;
+    const int64_t per_row = store.pages != nullptr ? 1 : divide_up(segment.key->shape[2], store.scale_keys);
+    const int64_t scale[3] = {segment.key->shape[0], segment.key->shape[1], per_row};
+    check.f32(store.key_scale, "key_scale", 3, scale, "[B, Hkv, ceil(Nk / scale_keys)], or [P, Hkv, 1] with pages");
+    check.f32(store.value_scale, "value_scale", 3, scale, "[B, Hkv, ceil(Nk / scale_keys)], or [P, Hkv, 1] with pages");
+}
+
 void check_segments(Checker& check, const attend_tile_problem& problem) {
     const int64_t batch = problem.query->shape[0], head_dim = problem.query->shape[3];
     int64_t kv_heads = any_extent, value_dim = any_extent;
@@ -109,6 +166,14 @@ void check_segments(Checker& check, const attend_tile_problem& problem) {
         // An extent of 1 in the batch stands for every item; the other extents are exact.
         const bool shared_key = segment.key->ndim == 4 && segment.key->shape[0] == 1;
         const bool shared_value = segment.value->ndim == 4 && segment.value->shape[0] == 1;
+        const attend_key_store* store = index == 0 ? problem.store : nullptr;
+        if (store != nullptr) {
+            check_store(check, problem, *store);
+            if (!check.ok()) return;
+            kv_heads = segment.key->shape[1];
+            value_dim = segment.value->shape[3];
+            continue;
+        }
         const int64_t key[4] = {shared_key ? 1 : batch, kv_heads, any_extent, head_dim};
         check.stored(segment.key, "key", 4, key, "[B, Hkv, Nk, D]");
         if (!check.ok()) return;
@@ -179,9 +244,9 @@ void check_numbers(Checker& check, const attend_tile_problem& problem, const Til
     constexpr int64_t farthest = int64_t{1} << 40;
     check.number(problem.causal_offset >= -farthest && problem.causal_offset <= farthest, "causal_offset",
                  "-2^40 to 2^40");
-    check.number((problem.flags & ATTEND_TILE_OFFSET_PER_ITEM) == 0 ||
-                     (problem.query_lengths != nullptr && problem.key_lengths != nullptr),
-                 "flags", "an offset per item together with query and key lengths");
+    check.number((problem.flags & ATTEND_TILE_OFFSET_PER_ITEM) == 0 || problem.query_lengths != nullptr ||
+                     problem.key_lengths != nullptr,
+                 "flags", "an offset per item together with query or key lengths");
     const int64_t heads = problem.dropout_heads > 0 ? problem.dropout_heads : sizes.q_heads;
     if (!check.ok()) return;
     if (sizes.q_len > most_rows || sizes.all_keys > most_rows ||

@@ -54,8 +54,8 @@ public:
         : run_(run),
           problem_(*run.problem),
           scratch_(scratch),
-          block_(scratch.keys, scratch.values, run.sizes.head_dim, run.sizes.value_dim, run.dots, run.quantised,
-                 scratch.rounded_rows) {}
+          block_(scratch.keys, scratch.values, scratch.gathered, run.sizes.head_dim, run.sizes.value_dim, run.dots,
+                 run.quantised, scratch.rounded_rows) {}
 
     // The tile's rows see at least the chance of a key; at most max_group tiles, of one key head. With softmax maps each
     // has a worker for the same rows, one behind the other.
@@ -157,8 +157,8 @@ private:
         for (uint32_t index = 0; index < problem_.num_segments; ++index) {
             const attend_key_segment& segment = problem_.segments[index];
             if ((segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0) continue;
-            segment_range(segment, first, 0, segment.key->shape[2], false, false);
-            first += segment.key->shape[2];
+            segment_range(segment, first, 0, segment_keys(problem_, index), false, false);
+            first += segment_keys(problem_, index);
         }
     }
 
@@ -175,7 +175,7 @@ private:
         for (uint32_t index = 0; index < problem_.num_segments && first < end; ++index) {
             const attend_key_segment& segment = problem_.segments[index];
             if ((segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) != 0) continue;
-            const int64_t keys = segment.key->shape[2];
+            const int64_t keys = segment_keys(problem_, index);
             segment_range(segment, first, greater(begin - first, 0), lesser(end - first, keys), true, partial);
             first += keys;
         }
@@ -188,7 +188,8 @@ private:
         const int64_t most = run_.sizes.key_tile, parts = divide_up(end - begin, most);
         const int64_t step = lesser(most, round_up(divide_up(end - begin, parts), 16));
         for (; begin < end; begin += step) {
-            block_.take(segment, batch_, kv_head_, begin, first + begin, lesser(step, end - begin));
+            block_.take(segment, batch_, kv_head_, begin, first + begin, lesser(step, end - begin),
+                        run_.sizes.gathered && &segment == problem_.segments ? problem_.store : nullptr);
             if (run_.sizes.maps > 1) {
                 visit_maps(main, partial);
                 continue;
@@ -330,7 +331,7 @@ bool takes_dots(const attend_tile_problem& problem, const attend_cpu* cpu) {
         if (hooks->queries != nullptr || hooks->keys != nullptr || hooks->content != nullptr ||
             hooks->weights != nullptr || hooks->num_maps > 1)
             return false;
-    if (storage_of(problem.query) != Storage::bf16) return false;
+    if (storage_of(problem.query) != Storage::bf16 || is_gathered(problem, 0)) return false;
     for (uint32_t index = 0; index < problem.num_segments; ++index) {
         const attend_tensor* key = problem.segments[index].key;
         if (storage_of(key) != Storage::bf16 || key->strides[3] != 1) return false;

@@ -2,6 +2,7 @@
 // What the decode engine derives from a problem once: which problems it takes, sizes, split of the keys, scratch.
 #pragma once
 
+#include "attend/toolkit/core/key_store.hpp"
 #include "attend/toolkit/core/workspace.hpp"
 #include "attend/toolkit/decode/decode.hpp"
 #include "attend/toolkit/decode/weights.hpp"
@@ -38,6 +39,7 @@ struct Sizes {
     int64_t groups{1}, lane_stride{0};
     int64_t block{0}, value_keys{0}, acc_stride{0};
     int64_t splits{1}, split_keys{0};
+    int64_t split_unit{0};     // not 0: each item's own keys in `splits` parts of whole units
     int64_t items_at_once{1};  // batch items whose parts are kept together
     Element query{Element::f32}, key{Element::f32};
     bool hook{false};
@@ -56,7 +58,7 @@ inline Sizes sizes_for(const attend_tile_problem& problem) {
     sizes.kv_heads = problem.segments[0].key->shape[1];
     sizes.value_dim = problem.segments[0].value->shape[3];
     for (uint32_t segment = 0; segment < problem.num_segments; ++segment) {
-        const int64_t keys = problem.segments[segment].key->shape[2];
+        const int64_t keys = segment_keys(problem, segment);
         if ((problem.segments[segment].flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0) sizes.main_keys += keys;
         sizes.all_keys += keys;
     }
@@ -81,6 +83,10 @@ inline Sizes sizes_for(const attend_tile_problem& problem) {
     sizes.splits = clamp(head_bytes / split_bytes, 1, greater(finest, 1));
     sizes.split_keys = round_up(divide_up(greater(sizes.all_keys, 1), sizes.splits), 16);
     sizes.splits = divide_up(greater(sizes.all_keys, 1), sizes.split_keys);
+    if (const attend_key_store* store = problem.store; store != nullptr && store->splits > 0) {
+        sizes.splits = store->splits;
+        sizes.split_unit = greater(store->split_keys, 1);
+    }
     sizes.items_at_once = clamp(most_part_bytes / (most_part * sizes.splits), 1, greater(sizes.batch, 1));
     return sizes;
 }

@@ -20,8 +20,13 @@ class Worker {
 public:
     Worker(const Run& run, const Scratch& scratch, int64_t batch, int64_t kv_head)
         : run_(run), sizes_(run.sizes), problem_(*run.problem), scratch_(scratch), batch_(batch), kv_head_(kv_head) {
-        staged_ = !Unit::paired && sizes_.key != Element::f32;
+        const attend_key_store* kept = problem_.store;
+        staged_ = !Unit::paired &&
+                  (sizes_.key != Element::f32 || (kept != nullptr && kept->rounding != ATTEND_STORE_AS_IT_IS));
         element_bytes_ = bytes_of(sizes_.key);
+        paged_ = kept != nullptr && kept->pages != nullptr;
+        // Pages that hold no whole groups of keys: rows come together first.
+        copied_ = staged_ || (paged_ && problem_.segments[0].key->shape[2] % page_unit != 0);
         const int64_t length =
             problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch) : sizes_.q_len;
         rows_ = lesser(length, sizes_.q_len) * sizes_.pack;
@@ -30,6 +35,16 @@ public:
     }
 
     int64_t rows() const { return rows_; }
+    // The keys of a part.
+    int64_t part_begin(int64_t split) const {
+        if (sizes_.split_unit == 0) return split * sizes_.split_keys;
+        const int64_t units = divide_up(kv_len_, sizes_.split_unit);
+        return lesser(split * divide_up(units, sizes_.splits) * sizes_.split_unit, kv_len_);
+    }
+    // Always-visible keys come with the last part.
+    int64_t part_end(int64_t split) const {
+        return sizes_.split_unit != 0 && split + 1 == sizes_.splits ? sizes_.all_keys : part_begin(split + 1);
+    }
 
     // Keys [begin, end) of the numbering through all segments.
     void forward(int64_t begin, int64_t end) {
@@ -41,13 +56,20 @@ public:
         int64_t first = 0;
         for (uint32_t index = 0; index < problem_.num_segments; ++index) {
             const attend_key_segment& segment = problem_.segments[index];
-            const int64_t keys = segment.key->shape[2];
+            const int64_t keys = segment_keys(problem_, index);
             const bool main = (segment.flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0;
             const int64_t low = main ? greater(begin, hull_begin_) : begin;
             const int64_t high = main ? lesser(end, hull_end_) : end;
             const int64_t from = greater(low - first, 0), to = lesser(high - first, keys);
-            for (int64_t row = from; row < to; row += sizes_.block)
-                block(segment, first, row, lesser(sizes_.block, to - row), main);
+            store_ = index == 0 ? problem_.store : nullptr;
+            last_row_ = to - 1;
+            for (int64_t row = from; row < to;) {
+                // Blocks of pages begin with whole groups of keys.
+                const int64_t lead = paged_ && row % page_unit != 0 ? page_unit - row % page_unit : sizes_.block;
+                const int64_t count = lesser(lesser(sizes_.block, lead), to - row);
+                block(segment, first, row, count, main);
+                row += count;
+            }
             first += keys;
         }
     }
@@ -108,18 +130,26 @@ public:
     }
 
 private:
+    static constexpr int64_t page_unit = most_group_keys;
     static constexpr int64_t far = int64_t{1} << 40;  // a window this wide is unlimited, and sums with it stay in range
 
+    StoredRows keys_of(const attend_key_segment& segment) const {
+        return {*segment.key, store_, store_ != nullptr ? store_->key_scale : nullptr, batch_, kv_head_};
+    }
+    StoredRows values_of(const attend_key_segment& segment) const {
+        return {*segment.value, store_, store_ != nullptr ? store_->value_scale : nullptr, batch_, kv_head_};
+    }
     int64_t head_of(int64_t row) const { return kv_head_ * sizes_.pack + row % sizes_.pack; }
     int64_t rows_of(int64_t group) const { return lesser(rows_ - group * G, G); }
     float* scores_of(int64_t group) const { return scratch_.scores + group * sizes_.score_floats(); }
 
     void fill_rows() {
         const bool per_item = (problem_.flags & ATTEND_TILE_OFFSET_PER_ITEM) != 0;
-        offset_ = per_item ? integer_at(problem_.key_lengths, batch_) - integer_at(problem_.query_lengths, batch_)
-                           : problem_.causal_offset;
         kv_len_ = problem_.key_lengths != nullptr ? lesser(integer_at(problem_.key_lengths, batch_), sizes_.main_keys)
                                                   : sizes_.main_keys;
+        const int64_t queries =
+            problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch_) : sizes_.q_len;
+        offset_ = per_item ? kv_len_ - queries : problem_.causal_offset;
         if (rows_ == 0) return;
         for (int64_t lane = 0; lane < sizes_.lane_stride; ++lane) {
             const int64_t row = lesser(lane, rows_ - 1), i = row / sizes_.pack;
@@ -233,24 +263,46 @@ private:
     }
 
     void scores_of_keys(const attend_key_segment& segment, int64_t row, int64_t keys) {
-        Bytes key = static_cast<Bytes>(address(*segment.key, element_bytes_, batch_, kv_head_, row));
-        const int64_t stride = segment.key->strides[2] * element_bytes_, bytes = sizes_.head_dim * element_bytes_;
+        const StoredRows stored = keys_of(segment);
+        const int64_t bytes = sizes_.head_dim * (staged_ ? unit_bytes : element_bytes_);
         const float scale = static_cast<float>(problem_.scale);
-        if (!staged_) {
+        for (int64_t at = 0; at < keys;) {
+            const Rows some = copied_ ? copied(stored, row + at, keys - at, sizes_.head_dim)
+                                      : lying(stored, row + at, keys - at, bytes);
             for (int64_t group = 0; group < sizes_.groups; ++group)
-                score_rows<G>(Unit{}, key, stride, keys, scratch_.queries + group * query_floats_, bytes, scale,
-                              scores_of(group));
-            return;
+                score_rows<G>(Unit{}, some.row, some.stride, some.keys, scratch_.queries + group * query_floats_, bytes,
+                              scale, scores_of(group) + at * G, some.ahead);
+            at += some.keys;
         }
-        const int64_t wide = sizes_.head_dim * unit_bytes;
-        for (int64_t at = 0; at < keys; at += staged_block) {
-            const int64_t some = lesser(staged_block, keys - at);
-            for (int64_t k = 0; k < some; ++k)
-                widen_row(key + (at + k) * stride, sizes_.key, sizes_.head_dim, scratch_.stage + k * sizes_.head_dim);
-            for (int64_t group = 0; group < sizes_.groups; ++group)
-                score_rows<G>(Unit{}, reinterpret_cast<Bytes>(scratch_.stage), wide, some,
-                              scratch_.queries + group * query_floats_, wide, scale, scores_of(group) + at * G);
-        }
+    }
+
+    // Keys from `row` on whose rows are a stride apart, and so are those that are fetched for them, `ahead` bytes behind.
+    struct Rows {
+        Bytes row;
+        int64_t keys, stride, ahead;
+    };
+    Rows lying(const StoredRows& stored, int64_t row, int64_t keys, int64_t bytes) const {
+        Rows run{reinterpret_cast<Bytes>(stored.at(row)), keys, stored.stride(), 0};
+        run.ahead = run.stride == bytes ? ahead_bytes : (ahead_bytes / bytes + 1) * run.stride;
+        if (!paged_ || !stored.paged()) return run;
+        const int64_t next = row + round_up(divide_up(ahead_bytes, bytes), page_unit);
+        run.keys = lesser(run.keys, stored.together(row));
+        run.ahead = 0;
+        if (next > last_row_) return run;
+        run.keys = lesser(run.keys, stored.together(next));
+        run.ahead = stored.at(next) - stored.at(row);
+        return run;
+    }
+    // Their elements as they are, or as float32.
+    Rows copied(const StoredRows& stored, int64_t row, int64_t keys, int64_t width) const {
+        const int64_t bytes = width * (staged_ ? unit_bytes : element_bytes_), some = lesser(keys, staged_block);
+        unsigned char* stage = reinterpret_cast<unsigned char*>(scratch_.stage);
+        for (int64_t key = 0; key < some; ++key)
+            if (staged_)
+                stored.widen(row + key, width, scratch_.stage + key * width);
+            else
+                __builtin_memcpy(stage + key * bytes, stored.at(row + key), static_cast<size_t>(bytes));
+        return {stage, some, bytes, ahead_bytes};
     }
 
     // The hook sees all rows side by side, as in a tile.
@@ -269,7 +321,8 @@ private:
 
     void add_keys(const attend_key_segment& segment, int64_t row, int64_t keys, bool hides) {
         const int64_t count = round_up(keys * G, 2 * batch_lanes);
-        const Bytes value = static_cast<Bytes>(address(*segment.value, element_bytes_, batch_, kv_head_, row));
+        const StoredRows stored = values_of(segment);
+        const Bytes value = reinterpret_cast<Bytes>(stored.at(row));
         for (int64_t group = 0; group < sizes_.groups; ++group) {
             float* scores = scores_of(group);
             for (int64_t at = keys * G; at < count; ++at) scores[at] = -infinity;
@@ -286,20 +339,19 @@ private:
 #endif
         }
         if (problem_.output == nullptr) return;
-        const int64_t stride = segment.value->strides[2] * element_bytes_;
-        const int64_t step = staged_ ? staged_block : sizes_.value_keys;
-        for (int64_t at = 0; at < keys; at += step)
-            values(value + at * stride, stride, at, lesser(step, keys - at), hides);
+        const int64_t bytes = sizes_.value_dim * (staged_ ? unit_bytes : element_bytes_);
+        for (int64_t at = 0; at < keys;) {
+            const Rows some = copied_ ? copied(stored, row + at, keys - at, sizes_.value_dim)
+                                      : lying(stored, row + at, lesser(sizes_.value_keys, keys - at), bytes);
+            values(some, at, hides);
+            at += some.keys;
+        }
     }
 
-    void values(Bytes value, int64_t stride, int64_t at, int64_t keys, bool hides) {
-        const int64_t columns = sizes_.value_dim;
-        if (staged_) {
-            for (int64_t key = 0; key < keys; ++key)
-                widen_row(value + key * stride, sizes_.key, columns, scratch_.stage + key * columns);
-            value = reinterpret_cast<Bytes>(scratch_.stage);
-            stride = columns * unit_bytes;
-        }
+    void values(const Rows& some, int64_t at, bool hides) {
+        const int64_t columns = sizes_.value_dim, keys = some.keys;
+        Bytes value = some.row;
+        int64_t stride = some.stride;
         bool wild = false;
         if (hides)
             for (int64_t key = 0; key < keys && !wild; ++key) wild = is_wild<Unit>(value + key * stride, columns);
@@ -307,7 +359,7 @@ private:
         const int64_t given_stride = stride;
         if (wild) {
             // Staged rows make room first: what was taken out is looked up again below.
-            float* tame = staged_ ? scratch_.stage + staged_block * columns : scratch_.stage;
+            float* tame = copied_ ? scratch_.stage + staged_block * columns : scratch_.stage;
             tame_rows<Unit>(value, stride, keys, columns, tame);
             value = reinterpret_cast<Bytes>(tame);
             stride = columns * (Unit::paired ? 2 : unit_bytes);
@@ -318,6 +370,7 @@ private:
             const float* pairs = scratch_.pairs + group * sizes_.score_floats() + at / 2 * G;
             const ValueRows rows{value,
                                  stride,
+                                 some.ahead,
                                  keys,
                                  columns,
                                  Unit::paired ? pairs : weights,
@@ -355,7 +408,9 @@ private:
     const attend_tile_problem& problem_;
     const Scratch& scratch_;
     const int64_t batch_, kv_head_;
-    bool staged_{false};
+    const attend_key_store* store_{nullptr};
+    bool staged_{false}, copied_{false}, paged_{false};
+    int64_t last_row_{0};  // of the keys at hand
     int64_t element_bytes_{4}, rows_{0}, offset_{0}, kv_len_{0}, query_floats_{0};
     int64_t hull_begin_{0}, hull_end_{0}, full_begin_{0}, full_end_{0};
     attend_query_tile tile_{};

@@ -102,11 +102,11 @@ constexpr int score_sums = 8;
 // sums[n * G + q] = units of key n times those of query row q, lane by lane along the features.
 template <int N, int G, class Unit>
 ATTEND_ALWAYS_INLINE void sum_keys(Bytes key, const int64_t* offset, int64_t hop, const float* queries, int64_t bytes,
-                                   Batch* sums) {
+                                   int64_t ahead, Batch* sums) {
     constexpr int64_t step_bytes = batch_lanes * unit_bytes;
     // What is fetched ahead. Rows without gaps are fetched in the order of their addresses, not in that of their use:
     // only then do the prefetchers of the processor join in.
-    Bytes next = moved(key + offset[0], hop == step_bytes ? ahead_bytes : (ahead_bytes / bytes + 1) * hop);
+    Bytes next = moved(key + offset[0], ahead);
     const int64_t next_step = hop == step_bytes ? N * step_bytes : step_bytes;
     Bytes rows[size_t{N}];
     Batch sum[size_t{N * G}];
@@ -144,11 +144,12 @@ ATTEND_ALWAYS_INLINE void sum_keys(Bytes key, const int64_t* offset, int64_t hop
     for (int at = 0; at < N * G; ++at) sums[at] = sum[at];
 }
 
-// scores[key][q] = scale * q . key for `keys` rows of `bytes` bytes each; the last row is repeated to fill a group.
+// scores[key][q] = scale * q . key for `keys` rows of `bytes` bytes each; the last row is repeated to fill a group. What
+// lies `ahead` bytes behind is fetched.
 // A group of keys times G query rows is summed in lanes along the features, then whole vectors of sums are folded.
 template <int G, class Unit>
 ATTEND_ALWAYS_INLINE void score_rows_inline(Bytes key, int64_t stride, int64_t keys, const float* queries,
-                                            int64_t bytes, float scale, float* scores) {
+                                            int64_t bytes, float scale, float* scores, int64_t ahead) {
     constexpr int group = score_sums / G, pass = group < 8 ? group : 8;
     const Batch factor(scale);
     // From one row that is fetched to the next, or from one vector to the next.
@@ -161,7 +162,7 @@ ATTEND_ALWAYS_INLINE void score_rows_inline(Bytes key, int64_t stride, int64_t k
         Batch sums[size_t{score_sums}];
         ATTEND_UNROLL
         for (int part = 0; part < group / pass; ++part)
-            sum_keys<pass, G, Unit>(key, offset + part * pass, hop, queries, bytes, sums + part * pass * G);
+            sum_keys<pass, G, Unit>(key, offset + part * pass, hop, queries, bytes, ahead, sums + part * pass * G);
         ATTEND_UNROLL
         for (int part = 0; part < score_sums / batch_lanes; ++part) {
             Batch some[size_t{batch_lanes}];
@@ -174,15 +175,16 @@ ATTEND_ALWAYS_INLINE void score_rows_inline(Bytes key, int64_t stride, int64_t k
 
 template <int G>
 __attribute__((noinline)) inline void score_rows(FloatUnit, Bytes key, int64_t stride, int64_t keys,
-                                                 const float* queries, int64_t bytes, float scale, float* scores) {
-    score_rows_inline<G, FloatUnit>(key, stride, keys, queries, bytes, scale, scores);
+                                                 const float* queries, int64_t bytes, float scale, float* scores,
+                                                 int64_t ahead) {
+    score_rows_inline<G, FloatUnit>(key, stride, keys, queries, bytes, scale, scores, ahead);
 }
 #if ATTEND_HAS_DOTS
 template <int G>
 __attribute__((noinline)) ATTEND_DOT_TARGET inline void score_rows(PairUnit, Bytes key, int64_t stride, int64_t keys,
                                                                    const float* queries, int64_t bytes, float scale,
-                                                                   float* scores) {
-    score_rows_inline<G, PairUnit>(key, stride, keys, queries, bytes, scale, scores);
+                                                                   float* scores, int64_t ahead) {
+    score_rows_inline<G, PairUnit>(key, stride, keys, queries, bytes, scale, scores, ahead);
 }
 #endif
 

@@ -12,7 +12,7 @@ namespace attend::ATTEND_ISA::decode {
 
 struct ValueRows {
     Bytes value;
-    int64_t stride;  // bytes
+    int64_t stride, ahead;  // bytes; what lies `ahead` is fetched
     int64_t keys, columns;
     const float* weights;  // float units: [key][G] floats; pairs: [key pair][G] words of two bfloat16
     float* acc;
@@ -31,8 +31,8 @@ struct ValueFetch {
 template <class Unit>
 ATTEND_ALWAYS_INLINE ValueFetch value_fetch(const ValueRows& rows, int64_t before, int64_t width) {
     const int64_t bytes = rows.columns * (Unit::paired ? 2 : 4);
-    if (rows.stride == bytes) return {moved(rows.value, ahead_bytes + before * rows.keys), width};
-    return {moved(rows.value, before + (ahead_bytes / bytes + 1) * rows.stride), rows.stride};
+    if (rows.stride == bytes) return {moved(rows.value, rows.ahead + before * rows.keys), width};
+    return {moved(rows.value, rows.ahead + before), rows.stride};
 }
 
 template <int G, int C>

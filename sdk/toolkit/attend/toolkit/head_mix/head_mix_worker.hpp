@@ -21,7 +21,7 @@ public:
           problem_(*run.problem),
           sizes_(run.sizes),
           scratch_(scratch),
-          values_(nullptr, scratch.values, 0, run.sizes.value_dim, false),
+          values_(nullptr, scratch.values, nullptr, 0, run.sizes.value_dim, false),
           segment_{},
           batch_(batch),
           begin_(begin),

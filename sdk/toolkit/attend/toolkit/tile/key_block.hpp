@@ -33,11 +33,13 @@ constexpr Dots block_dots = ATTEND_HAS_DOTS ? Dots::hardware : Dots::portable;
 class KeyBlock {
 public:
     // key_stage: [key_tile][head_dim] floats, needed for types other than float32; value_stage: [key_tile][value_dim].
-    // dots: products of bf16 pairs. In low precision `quantised` says what products there are; rows: room for two rows.
-    KeyBlock(float* key_stage, float* value_stage, int64_t head_dim, int64_t value_dim, bool dots,
+    // gathered: [key_tile][head_dim + value_dim], needed for segments with a store. dots: products of bf16 pairs. In low
+    // precision `quantised` says what products there are; rows: room for two rows.
+    KeyBlock(float* key_stage, float* value_stage, float* gathered, int64_t head_dim, int64_t value_dim, bool dots,
              const QuantisedRun* quantised = nullptr, float* rows = nullptr)
         : key_stage_(key_stage),
           value_stage_(value_stage),
+          gathered_(gathered),
           rows_(rows),
           head_dim_(quantised != nullptr ? quantised->key_dim : head_dim),
           value_dim_(value_dim),
@@ -54,7 +56,7 @@ public:
 
     // Rows [row, row + count) of a segment, whose number on the key axis is `first`: the values; take_keys() is next.
     void take(const attend_key_segment& segment, int64_t batch, int64_t kv_head, int64_t row, int64_t first,
-              int64_t count) {
+              int64_t count, const attend_key_store* store = nullptr) {
         segment_ = &segment;
         batch_ = batch;
         kv_head_ = kv_head;
@@ -64,6 +66,22 @@ public:
         value_ = nullptr;
         searched_ = false;
         wilds_ = 0;
+        store_ = store;
+        if (store != nullptr) {
+            // Rows come together once for all tiles of the group.
+            const StoredRows keys(*segment.key, store, store->key_scale, batch, kv_head),
+                values(*segment.value, store, store->value_scale, batch, kv_head);
+            float* gathered_values = gathered_ + count * head_dim_;
+            for (int64_t at = 0; at < count; ++at) {
+                keys.widen(row + at, head_dim_, gathered_ + at * head_dim_);
+                values.widen(row + at, value_dim_, gathered_values + at * value_dim_);
+            }
+            value_row_ = reinterpret_cast<const char*>(gathered_values);
+            value_bytes_ = value_dim_ * 4;
+            value_step_ = 1;
+            storage_ = Storage::f32;
+            return;
+        }
         const StoredView value = stored_view(segment.value);
         value_row_ = value.at(batch, kv_head, row);
         value_bytes_ = value.strides[2];
@@ -75,6 +93,14 @@ public:
     void take_keys(int64_t map, bool copied) {
         if (quantised_ != nullptr) return take_quantised_keys();
         const int64_t count = count_;
+        if (store_ != nullptr) {
+            key_row_ = reinterpret_cast<const char*>(gathered_);
+            key_bytes_ = head_dim_ * 4;
+            key_ = gathered_;
+            key_stride_ = head_dim_;
+            feature_stride_ = 1;
+            return;
+        }
         const StoredView key = stored_view(segment_->map_key != nullptr ? segment_->map_key[map] : segment_->key);
         key_row_ = key.at(batch_, kv_head_, row_);
         key_bytes_ = key.strides[2];
@@ -385,13 +411,14 @@ private:
         }
     }
 
-    float *key_stage_, *value_stage_, *rows_;
+    float *key_stage_, *value_stage_, *gathered_, *rows_;
     int64_t head_dim_, value_dim_;
     bool dots_, pairs_;
     const QuantisedRun* quantised_;
     const int32_t* code_sums_{nullptr};
     float key_scale_[size_t{default_key_tile}];
     const attend_key_segment* segment_{nullptr};
+    const attend_key_store* store_{nullptr};
     attend_key_block described_{};
     int64_t batch_{0}, kv_head_{0}, row_{0}, first_{0}, count_{0};
     bool searched_{false};

@@ -17,7 +17,9 @@ struct TileRows {
 inline int64_t offset_of(const TileRun& run, int64_t batch) {
     const attend_tile_problem& problem = *run.problem;
     if ((problem.flags & ATTEND_TILE_OFFSET_PER_ITEM) == 0) return problem.causal_offset;
-    return integer_at(problem.key_lengths, batch) - integer_at(problem.query_lengths, batch);
+    const int64_t keys = problem.key_lengths != nullptr ? integer_at(problem.key_lengths, batch) : run.sizes.main_keys;
+    return keys -
+           (problem.query_lengths != nullptr ? integer_at(problem.query_lengths, batch) : problem.query->shape[2]);
 }
 
 // Number of main rows whose key index is below j.

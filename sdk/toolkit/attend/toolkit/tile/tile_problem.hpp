@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attend/toolkit.h"
+#include "attend/toolkit/core/key_store.hpp"
 #include "attend/toolkit/core/tensor_view.hpp"
 #include "attend/toolkit/core/workspace.hpp"
 #include "attend/toolkit/quantised/quantised_run.hpp"
@@ -43,6 +44,7 @@ struct TileSizes {
     int64_t maps{1}, sums{0};                                    // softmax maps, sums of weights beside the values
     int64_t tile_floats{0}, block_floats{0}, scratch_floats{0};  // of the hooks
     bool few_keys{false};
+    bool gathered{false};               // keys and values lie in pages or are codes
     bool staged{false}, narrow{false};  // keys and values, queries and output are not float32
     int64_t key_dim{0};  // elements of a key as products see it: head_dim, or what low precision makes of it
     bool quantised{false};
@@ -71,10 +73,13 @@ inline TileSizes sizes_of(const attend_tile_problem& problem, int64_t key_dim = 
     sizes.kv_heads = problem.segments[0].key->shape[1];
     sizes.value_dim = problem.segments[0].value->shape[3];
     for (uint32_t segment = 0; segment < problem.num_segments; ++segment) {
-        const int64_t keys = problem.segments[segment].key->shape[2];
+        const int64_t keys = segment_keys(problem, segment);
         if ((problem.segments[segment].flags & ATTEND_SEGMENT_ALWAYS_VISIBLE) == 0) sizes.main_keys += keys;
         sizes.all_keys += keys;
-        sizes.staged = sizes.staged || storage_of(problem.segments[segment].key) != Storage::f32;
+        if (is_gathered(problem, segment))
+            sizes.gathered = true;
+        else
+            sizes.staged = sizes.staged || storage_of(problem.segments[segment].key) != Storage::f32;
     }
     sizes.narrow = storage_of(problem.query) != Storage::f32;
     sizes.quantised = key_dim > 0;
@@ -145,6 +150,7 @@ struct TileScratch {
     const float** rows;
     float** out_rows;
     const char** fetch_rows;  // [2][lane]
+    float* gathered;          // [key_tile][head_dim + value_dim], where rows lie apart or are codes
     float *keys, *values;     // [key_tile][head_dim] of other types than float32; [key_tile][value_dim]
     float* stage;             // [lane][head_dim or value_dim] where queries and output are not
     float *shared_scores, *block_memory, *scratch;  // of the hooks
@@ -164,6 +170,7 @@ struct TileScratch {
         scratch.rows = space.take<const float*>(lanes);
         scratch.out_rows = space.take<float*>(lanes);
         scratch.fetch_rows = space.take<const char*>(2 * lanes);
+        if (sizes.gathered) scratch.gathered = space.take<float>(sizes.key_tile * (sizes.head_dim + sizes.value_dim));
         if (sizes.staged) scratch.keys = space.take<float>(sizes.key_tile * sizes.key_dim);
         if (sizes.quantised) scratch.rounded_rows = space.take<float>(2 * greater(sizes.value_dim, sizes.key_dim));
         scratch.values = space.take<float>(sizes.key_tile * sizes.value_dim);
