@@ -25,6 +25,9 @@ std::string built_in(const std::string& name) {
 std::string example(const std::string& name) {
     return std::string(CONFORMANCE_PLUGINS) + "/libattend_conformance_" + name + ".so";
 }
+std::string extra(const std::string& name) {
+    return std::string(ATTEND_BINARY_DIR) + "/tests/extra_plugins/libattend_" + name + ".so";
+}
 
 }  // namespace
 
@@ -62,6 +65,7 @@ PLUGIN(built_in, moe, "")
 PLUGIN(example, minimal, "")
 PLUGIN(example, hook, "")
 PLUGIN(example, cpp, "")
+PLUGIN(extra, geometric, "")
 
 TEST_CASE("conformance: the checks have distinct names and each states its rule") {
     std::set<std::string> ids;

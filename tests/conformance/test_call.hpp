@@ -105,6 +105,7 @@ public:
         std::string reasons;
         for (const auto& candidate : candidates()) {
             inputs_ = candidate;
+            if (record->has(ATTEND_CAP_GRAPH_INPUT)) inputs_.extra.emplace_back("edges", ring(inputs_.query));
             const auto form = attend::choose_form(*record, &inputs_, {});
             if (!form) {
                 reasons += "; " + form.error().message;
@@ -172,7 +173,7 @@ public:
             const attend::PortRecord& port = is_input ? *plan_->inputs[at].port : *plan_->outputs[at - inputs].port;
             bindings[at] = {sizeof(attend_binding), port.role, port.name.c_str(), &tensors[at]};
             if (is_input) {
-                tensors[at].data = source(plan_->inputs[at].source)->data;
+                tensors[at].data = source(plan_->inputs[at])->data;
                 continue;
             }
             Bytes& buffer = buffers[at - inputs];
@@ -218,7 +219,7 @@ public:
     [[nodiscard]] std::vector<Bytes> input_bytes() const {
         std::vector<Bytes> copies;
         for (const attend::BoundInput& bound : plan_->inputs) {
-            const attend::Tensor& tensor = *source(bound.source);
+            const attend::Tensor& tensor = *source(bound);
             const auto* data = static_cast<const std::byte*>(tensor.data);
             copies.emplace_back(data, data + tensor.byte_size());
         }
@@ -257,10 +258,21 @@ private:
         }
         return list;
     }
-    [[nodiscard]] const attend::Tensor* source(attend::Source from) const {
-        return from == attend::Source::key     ? &*inputs_.key
-               : from == attend::Source::value ? &*inputs_.value
-                                               : &inputs_.query;
+    // Each node sees the next one.
+    static attend::Tensor ring(const attend::Tensor& query) {
+        const std::int64_t nodes = query.shape[query.shape.size() - 2];
+        attend::Tensor edges = attend::Tensor::allocate(attend::DType::i32, {2, nodes}).value();
+        for (std::int64_t i = 0; i < nodes; ++i) {
+            edges.as<std::int32_t>()[i] = static_cast<std::int32_t>((i + 1) % nodes);
+            edges.as<std::int32_t>()[nodes + i] = static_cast<std::int32_t>(i);
+        }
+        return edges;
+    }
+    [[nodiscard]] const attend::Tensor* source(const attend::BoundInput& bound) const {
+        return bound.source == attend::Source::key     ? &*inputs_.key
+               : bound.source == attend::Source::value ? &*inputs_.value
+               : bound.source == attend::Source::extra ? &inputs_.extra[bound.extra_index].second
+                                                       : &inputs_.query;
     }
 
     void describe() {

@@ -184,6 +184,9 @@ constexpr Reason reasons[] = {
     {"switch-attention", "min_capacity", "\"capacity_factor\":4", "no expert is full"},
     {"switch-attention", "priority", "\"capacity_factor\":4", "no expert is full"},
     {"moe-attention", "", "\"num_experts\":1", "one expert has all of the gate"},
+    {"graph-attention", "allow_multi_edges", "", "a permission, which graphs with parallel edges need"},
+    {"graph-attention", "add_self_loops", "",
+     "refused where queries and keys differ in number; every other graph changes"},
 };
 
 bool excused(const std::string& mechanism, const std::string& option, const std::string& beside) {

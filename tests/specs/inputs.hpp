@@ -22,6 +22,7 @@ inline ForwardInputs make_inputs(const Spec& spec, support::Random& random, supp
         inputs.query = support::normal(random, {shape.batch, spec.maps * shape.heads, shape.q_len, shape.head_dim});
         inputs.key = support::normal(random, {shape.batch, spec.maps * shape.kv_heads, shape.kv_len, shape.head_dim});
     }
+    if (spec.needs) spec.needs(inputs);
     return inputs;
 }
 

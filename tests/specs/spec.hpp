@@ -66,7 +66,7 @@ struct Spec {
     bool biases{true};                    // takes what it takes as masks as biases, too
     bool lengths{true};
     bool gqa{true};
-    std::int64_t kv_heads{0};             // key heads that it takes; 0: any that divide the query heads
+    std::int64_t kv_heads{0};                     // key heads that it takes; 0: any that divide the query heads
     bool cross{true};                             // Nq != Nk
     bool causal{true};                            // takes causal = true
     bool rows_on_axis{false};                     // positions of queries must be positions of keys
@@ -75,6 +75,8 @@ struct Spec {
     bool adds_token{false};                       // adds the query to its result unless residual is false
     std::map<std::string, std::string> exempt{};  // property -> reason
     double tolerance{3e-6};                       // of max |V|, unit-scale inputs
+    // Adds inputs without which there is no call: a graph.
+    std::function<void(ForwardInputs& inputs)> needs{};
     // Adds the mechanism's own inputs and weights to a call that is compared with the oracle.
     std::function<void(ForwardInputs& inputs, const NamedValues& options, Numbers& numbers)> more{};
     std::int64_t maps{1};  // query and key have so many times the heads of output and value

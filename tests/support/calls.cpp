@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/calls.hpp"
 
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
 namespace support {
+namespace {
+// Where the example with mechanisms of its own lies; the test run names the place of one built out of tree.
+std::string extra_plugins() {
+    const char* named = std::getenv("ATTEND_TEST_PLUGINS");
+    return named != nullptr ? named : ATTEND_BINARY_DIR "/tests/extra_plugins";
+}
+}  // namespace
 
 attend::AttentionService& service(const std::string& backend, int threads) {
     static std::map<std::pair<std::string, int>, std::unique_ptr<attend::AttentionService>> services;
@@ -15,6 +23,7 @@ attend::AttentionService& service(const std::string& backend, int threads) {
         settings.config.service.backend = backend;
         settings.config.service.threads = threads;
         settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
+        settings.plugin_path = extra_plugins();
         auto opened = attend::AttentionService::open(std::move(settings));
         if (!opened) FAIL(opened.error().message);
         slot = std::move(*opened);

@@ -17,7 +17,7 @@
 
 namespace support {
 
-// A service over the build tree's plugins, limited to a back end, with a number of threads.
+// A service over the build tree's plugins, that of sdk/examples/geometric too, limited to a back end, with so many threads.
 attend::AttentionService& service(const std::string& backend = "auto", int threads = 2);
 
 // Back ends that this machine can run, narrowest first.

@@ -289,7 +289,7 @@ std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, const a
     if (auto failure = audit_guide(*from, lib, to)) return failure;
     if (auto failure = audit_table<attend_option>(from->options, *name + ": options")) return failure;
     if (auto failure = audit_table<attend_port>(from->ports, *name + ": ports")) return failure;
-    std::set<std::string> seen;
+    std::set<std::string> seen, outputs;
     for (std::uint32_t row = 0; row < from->options.count; ++row) {
         OptionSpec spec;
         if (auto failure = audit_option(*element<attend_option>(from->options, row), *name, spec)) return failure;
@@ -303,7 +303,9 @@ std::optional<LoadFailure> audit_mechanism(const attend_mechanism* from, const a
     for (std::uint32_t row = 0; row < from->ports.count; ++row) {
         PortRecord port;
         if (auto failure = audit_port(*element<attend_port>(from->ports, row), *name, port)) return failure;
-        if (!seen.insert(port.name).second) return bad(*name + ": port \"" + port.name + "\" is listed twice");
+        // An output may carry the name of an input: a graph goes in and comes out.
+        if (!(port.flags & ATTEND_OUTPUT ? outputs : seen).insert(port.name).second)
+            return bad(*name + ": port \"" + port.name + "\" is listed twice");
         if (port.name.find_first_of("{}") != std::string::npos) {
             const OptionSpec* by = to.find_option(repeated_by(port.name));
             if ((port.flags & ATTEND_WEIGHT) == 0 || by == nullptr || by->type != OptionType::integer)

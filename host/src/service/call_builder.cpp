@@ -153,6 +153,7 @@ private:
             BoundOutput bound;
             bound.port = &port;
             bound.dynamic_rows = wanted->dynamic_rows;
+            bound.dynamic_axis = wanted->dynamic_axis;
             bound.dtype = (port.dtypes & ATTEND_F32)   ? DType::f32
                           : (port.dtypes & ATTEND_I32) ? DType::i32
                           : (port.dtypes & ATTEND_I64) ? DType::i64

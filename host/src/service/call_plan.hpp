@@ -35,7 +35,8 @@ struct BoundOutput {
     std::vector<std::int64_t> shape, strides;  // as the plugin sees it
     std::vector<std::int64_t> result_shape;    // as the caller gets it, row-major in the same memory
     DType dtype{DType::f32};
-    bool dynamic_rows{false};
+    bool dynamic_rows{false};     // the plugin says how long one axis is
+    std::size_t dynamic_axis{0};  // which one
 };
 
 // The ABI's description of a bound tensor; its shape and strides point into the CallPlan.

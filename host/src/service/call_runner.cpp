@@ -112,10 +112,12 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
     for (std::size_t at = 0; at < plan.outputs.size(); ++at) {
         const BoundOutput& bound = plan.outputs[at];
         Tensor& tensor = outputs[at];
-        if (bound.dynamic_rows && rows[at] >= 0 && rows[at] < tensor.shape[0]) {
+        if (bound.dynamic_rows && rows[at] >= 0 && rows[at] < tensor.shape[bound.dynamic_axis]) {
             std::vector<std::int64_t> shape = tensor.shape;
-            shape[0] = rows[at];
-            tensor = tensor.view(shape, compact_strides(shape));
+            shape[bound.dynamic_axis] = rows[at];
+            Result<Tensor> filled = contiguous_copy(tensor.view(shape, tensor.strides));
+            if (!filled) return filled.error();
+            tensor = std::move(*filled);
         }
         if (bound.port->role == ATTEND_OUT)
             result.output = std::move(tensor);

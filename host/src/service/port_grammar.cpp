@@ -346,7 +346,7 @@ Result<PortShape> PortShape::parse(std::string_view text) {
     for (const std::string_view part : split(text, '|')) {
         Result<Headed> head = parse_head(part);
         if (!head) return head.error();
-        ShapeAlternative alternative{std::move(head->guard), std::string(head->body), {}, false, false};
+        ShapeAlternative alternative{std::move(head->guard), std::string(head->body), {}, false, false, 0};
         std::string_view body = head->body;
         if (body != "scalar") {
             if (body.starts_with("broadcast(") && body.ends_with(")")) {
@@ -355,8 +355,9 @@ Result<PortShape> PortShape::parse(std::string_view text) {
                 alternative.text = std::string(body);
             }
             for (std::string_view dim : split(body, ',')) {
-                if (alternative.dims.empty() && dim.starts_with("upto(") && dim.ends_with(")")) {
+                if (!alternative.dynamic_rows && dim.starts_with("upto(") && dim.ends_with(")")) {
                     alternative.dynamic_rows = true;
+                    alternative.dynamic_axis = alternative.dims.size();
                     dim = dim.substr(5, dim.size() - 6);
                 }
                 Result<Expression> expression = Expression::parse(dim);

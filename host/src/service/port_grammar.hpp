@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The small language of port tables (sdk/docs/plugin-abi.md, "Ports"): shapes of tensors in terms of sizes and options,
 // and initialisers of weights.
-//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "upto(" expr ")," dims | "scalar" ) ;
-//   dims        = expr { "," expr } ;
+//   shape       = alternative { "|" alternative } ;  alternative = [ guard ":" ] ( dims | "broadcast(" dims ")" | "scalar" ) ;
+//   dims        = dim { "," dim } ;  dim = expr | "upto(" expr ")", the latter once at most ;
 //   init        = alternative { "|" alternative } ;  alternative = [ guard ":" ] name [ "(" expr { "," expr } ")" ] [ "as" word ] ;
 //   guard       = term { "&" term } ;  term = expr | "!" expr | expr ( "=" | "!=" ) value ;
 //   expr        = sums, products and quotients of integers, decimals, sizes (B Hq Hkv Nq Nk D Dv), option names, other
@@ -73,7 +73,8 @@ struct ShapeAlternative {
     std::string text;
     std::vector<Expression> dims;
     bool broadcast{false};
-    bool dynamic_rows{false};  // upto(rows),...: the first extent is a bound, the data decides
+    bool dynamic_rows{false};     // one extent, upto(rows), is a bound: the data decides
+    std::size_t dynamic_axis{0};  // which one
 };
 
 class PortShape {

@@ -135,6 +135,10 @@ TEST_CASE("ports: expressions, alternatives and guards") {
                             bounded = attend::PortShape::parse("upto(E*2),3").value();
     CHECK(by_rank.choose(scope, 2)->dims.size() == 2);
     CHECK(bounded.choose(scope)->dynamic_rows);
+    CHECK(bounded.choose(scope)->dynamic_axis == 0);
+    const attend::PortShape last = attend::PortShape::parse("H,upto(given(nnz,0)+E)").value();
+    CHECK(last.choose(scope)->dynamic_axis == 1);
+    CHECK_FALSE(attend::PortShape::parse("upto(E),upto(H)").ok());
     const auto init =
         attend::PortInit::parse("E=H: zeros | normal(0,0.02/sqrt(H*H)) as Wo").value().choose(scope).value();
     CHECK(init.name == "normal");

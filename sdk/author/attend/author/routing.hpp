@@ -3,6 +3,7 @@
 // report itself.
 #pragma once
 
+#include "attend/author/dynamic_rows.hpp"
 #include "attend/author/tile.hpp"
 #include "attend/toolkit/routing.h"
 
@@ -125,18 +126,6 @@ inline void report_routing(const ForwardArgs& args, const attend_router& router,
             triples[3 * rows + 2] = assignment.members[at];
             floats("gates")[rows] = assignment.gates[at];
         }
-}
-
-inline void set_rows(const ForwardArgs& args, const char* name, int64_t rows) {
-    for (const attend_ext* block = args.exec->next; block; block = block->next) {
-        if (!attend_text_equal(block->id, ATTEND_EXT_DYNAMIC_ROWS)) continue;
-        const auto& outputs = reinterpret_cast<const attend_dynamic_rows*>(block)->outputs;
-        for (uint32_t at = 0; at < outputs.count; ++at) {
-            const auto* entry = reinterpret_cast<const attend_dynamic_row*>(static_cast<const char*>(outputs.items) +
-                                                                            uint64_t{at} * outputs.stride);
-            if (attend_text_equal(entry->name, name)) *entry->rows = rows;
-        }
-    }
 }
 
 }  // namespace attend::ATTEND_ISA
