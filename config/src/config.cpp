@@ -231,6 +231,7 @@ Result<LoadedConfig> load_config_file(const std::string& path, const RuleCheck& 
 LoadedConfig load_default_config(const RuleCheck& check) {
     LoadedConfig loaded = load_config(default_config_text(), "built-in configuration", check);
     loaded.config.origins.clear();
+    loaded.config.shipped = true;
     return loaded;
 }
 

@@ -25,7 +25,7 @@ Result<std::vector<Error>> problems_of(const Settings& settings) {
     }
     const auto registry = (*service)->registry();
     const RuleCheck check = [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
-        return check_rule(*registry, mechanism, options, place);
+        return check_rule(*registry, settings.service.config, mechanism, options, place);
     };
     std::vector<Error> problems;
     Config config;

@@ -105,6 +105,44 @@ TEST_CASE("recommend: variables by flag and by --var") {
     check_error(run_attend({"recommend", "--sequence-length", "4", "--var", "moe=3"}), 2, {"moe"});
 }
 
+TEST_CASE("recommend: the shipped rules") {
+    const struct {
+        std::vector<std::string> request;
+        const char *selected, *rule;
+    } cases[] = {{{"--sequence-length", "16384"}, "linear-attention", "1"},
+                 {{"--sequence-length", "32768"}, "linear-attention", "1"},
+                 {{"--sequence-length", "32769"}, "longformer-attention", "0"},
+                 {{"--sequence-length", "8192"}, "flash-attention-v2", "5"},
+                 {{"--sequence-length", "100", "--var", "hierarchical=true"}, "hyperbolic-attention", "2"},
+                 {{"--sequence-length", "100", "--var", "graph=true"}, "graph-attention", "3"},
+                 {{"--sequence-length", "100", "--var", "hierarchical=true", "--var", "graph=true"},
+                  "hyperbolic-attention",
+                  "2"},
+                 {{"--sequence-length", "100", "--moe"}, "moe-attention", "4"},
+                 {{"--sequence-length", "100"}, "flash-attention-v2", "5"}};
+    for (const auto& expected : cases) {
+        const attend::Json json = recommend(expected.request);
+        INFO(expected.selected << " " << expected.rule);
+        CHECK(json.find("selected")->as_string() == expected.selected);
+        const attend::Json& first = json.find("recommendations")->as_array().front();
+        CHECK(std::to_string(first.find("rule")->as_int64()) == expected.rule);
+    }
+}
+
+TEST_CASE("recommend: a shipped rule whose plugin is not there is skipped, and says so") {
+    const Folder folder;
+    const attend::Json json =
+        recommend({"--sequence-length", "100", "--var", "hierarchical=true", "--no-extra"});
+    CHECK(json.find("selected")->as_string() == "flash-attention-v2");
+}
+
+TEST_CASE("compute auto: a graph that was promised and is not there does not choose graph-attention") {
+    const Run run = run_attend({"compute", "auto", "--sequence-length", "64", "--heads", "2", "--dim", "16", "--var", "graph=true", "--json"});
+    CHECK(run.status == 0);
+    CHECK(run.json().find("mechanism")->as_string() == "flash-attention-v2");
+    CHECK(contains(run.json().find("reason")->as_string(), "graph-attention needs a graph"));
+}
+
 TEST_CASE("recommend and compute auto agree") {
     for (const char* length : {"1", "64", "5000"})
         for (const bool causal : {false, true}) {

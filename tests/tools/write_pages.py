@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what pages take from the program: the pictures of key patterns, and the tables of choosing.md from the reports
-that are stored in bench/reports.
+"""Writes what pages take from the program: the table of mechanisms in README.md, the pictures of key patterns, and the
+tables of choosing.md from the reports that are stored in bench/reports.
 
   write_pages.py SOURCE_DIR path/to/attend           writes
   write_pages.py SOURCE_DIR path/to/attend --check   compares only, and says what differs
@@ -29,6 +29,7 @@ PICTURES = [
     ("random", "random-attention", ["--set", "num_keys=8"]),
 ]
 BEGIN, END = "<!-- from bench/reports: {} -->", "<!-- end -->"
+REGISTRY = "<!-- from the registry -->"
 
 
 def draw(attend, mechanism, flags, path):
@@ -59,6 +60,28 @@ def scaling_table(report):
     return text
 
 
+def replaced(text, begin, content):
+    """What stands between the line `begin` and the next end becomes `content`."""
+    at = text.index(begin) + len(begin)
+    return text[:at] + "\n" + content + text[text.index(END, at):]
+
+
+def registry_table(attend):
+    """Every mechanism that is loaded, by category."""
+    listed = json.loads(subprocess.run([attend, "list", "--json"], check=True, capture_output=True).stdout)["mechanisms"]
+    categories = list(dict.fromkeys(entry["category"] for entry in listed))
+    counts = ", ".join(f"{category} {sum(entry['category'] == category for entry in listed)}" for category in categories)
+    text = f"{len(listed)} mechanisms: {counts}.\n\n| mechanism | what it does | time |\n|---|---|---|\n"
+    for category in categories:
+        text += f"| [**{category}**](sdk/docs/mechanisms/{category}.md) | | |\n"
+        for entry in listed:
+            if entry["category"] != category:
+                continue
+            about = json.loads(subprocess.run([attend, "describe", entry["name"], "--json"], check=True, capture_output=True).stdout)
+            text += f"| {entry['name']} | {about['summary']} | {about['complexity']} |\n"
+    return text
+
+
 def compare_table(report):
     text = "| mechanism | relative L2 error | cosine | largest error |\n|---|---|---|---|\n"
     for row in report["rows"][1:]:
@@ -85,11 +108,10 @@ def main():
     page = source / "sdk/docs/mechanisms/choosing.md"
     text = page.read_text()
     for name, table in (("scaling.json", scaling_table), ("compare.json", compare_table)):
-        begin = text.index(BEGIN.format(name)) + len(BEGIN.format(name))
-        end = text.index(END, begin)
-        report = json.loads((source / "bench/reports" / name).read_text())
-        text = text[:begin] + "\n" + table(report) + text[end:]
+        text = replaced(text, BEGIN.format(name), table(json.loads((source / "bench/reports" / name).read_text())))
     put(page, text)
+    readme = source / "README.md"
+    put(readme, replaced(readme.read_text(), REGISTRY, registry_table(attend)))
     for path in wrong:
         print(f"{path}: {'differs from what the program gives; tests/tools/write_pages.py writes it' if check else 'written'}")
     return 1 if check and wrong else 0

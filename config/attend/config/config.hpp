@@ -79,7 +79,8 @@ struct TargetConfig {
 };
 
 struct Config {
-    std::string file;  // what messages call it; empty: built from defaults alone
+    std::string file;     // what messages call it; empty: built from defaults alone
+    bool shipped{false};  // the one in the library: its rules may name mechanisms of plugins that are not there
     ServiceConfig service;
     CacheConfig cache;
     std::vector<Rule> rules;

@@ -138,6 +138,14 @@ Extents extents_of(const Tensor& tensor, std::int64_t heads) {
     }
 }
 
+// Edges, or rows of edges.
+bool has_graph(const ForwardInputs& inputs) {
+    return std::any_of(inputs.extra.begin(), inputs.extra.end(), [](const auto& extra) {
+        const std::string name = fold_name(extra.first);
+        return name == "edges" || name == "row_ptr";
+    });
+}
+
 const Json* find_option(const NamedValues& options, const char* name) {
     const auto at =
         std::find_if(options.begin(), options.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
@@ -214,7 +222,7 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     const auto problems =
         check_rules(state->settings.config,
                     [&](const std::string& mechanism, const NamedValues& options, const std::string& place) {
-                        return check_rule(*snapshot, mechanism, options, place);
+                        return check_rule(*snapshot, state->settings.config, mechanism, options, place);
                     });
     if (!problems.empty()) return problems.front();
     return std::unique_ptr<AttentionService>(new AttentionService(std::move(state)));
@@ -285,8 +293,7 @@ Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs&
     supply("needScores", options.scores);
     const Json* window = find_option(options.options, "window_size");
     supply("windowSize", window != nullptr && window->is_number() ? std::max(0.0, window->as_double()) : 0.0);
-    supply("graph", std::any_of(inputs.extra.begin(), inputs.extra.end(),
-                                [](const auto& extra) { return fold_name(extra.first) == "edges"; }));
+    supply("graph", has_graph(inputs));
     if (!options.precision.empty()) supply("precision", options.precision);
     if (settings.config.service.memory_budget)
         supply("memoryBudget", static_cast<double>(*settings.config.service.memory_budget));
@@ -309,7 +316,7 @@ Result<Selection> AttentionService::State::choose(const ForwardInputs& inputs, c
     Result<RuleVariables> variables = variables_of(inputs, options);
     if (!variables) return variables.error();
     const MechanismSelector selector(snapshot, settings.config, machine->pool->workers());
-    Result<Selection> selection = selector.select(*variables, options.options);
+    Result<Selection> selection = selector.select(*variables, options.options, has_graph(inputs));
     if (!selection) return selection.error();
     if (!selection->mechanism) {
         std::string reasons;

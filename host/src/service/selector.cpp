@@ -123,8 +123,10 @@ MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mecha
     return {"", "", std::move(*estimate)};
 }
 
-Result<Selection> MechanismSelector::select(const RuleVariables& variables, const NamedValues& call_options) const {
-    const RequestNeeds needs = needs_of(variables);
+Result<Selection> MechanismSelector::select(const RuleVariables& variables, const NamedValues& call_options,
+                                            bool has_graph) const {
+    RequestNeeds needs = needs_of(variables);
+    needs.graph = needs.graph && has_graph;
     Selection selection;
     for (std::size_t index = 0; index < config_.rules.size(); ++index) {
         const Rule& rule = config_.rules[index];
@@ -141,7 +143,7 @@ Result<Selection> MechanismSelector::select(const RuleVariables& variables, cons
             const MechanismPtr mechanism = registry_->find(rule.mechanism);
             const NamedValues options = merged(rule.options, call_options);
             const Verdict verdict = mechanism ? check(*mechanism, mechanism, needs, options)
-                                              : Verdict{"missing", "unknown mechanism", std::nullopt};
+                                              : Verdict{"missing", "is not loaded", std::nullopt};
             if (verdict.check.empty()) {
                 selection.trace.push_back(std::move(step));
                 selection.mechanism = mechanism;
@@ -273,8 +275,9 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
     return result;
 }
 
-std::vector<Error> check_rule(const RegistrySnapshot& registry, const std::string& mechanism,
+std::vector<Error> check_rule(const RegistrySnapshot& registry, const Config& config, const std::string& mechanism,
                               const NamedValues& options, const std::string& place) {
+    if (config.shipped && registry.find(mechanism) == nullptr) return {};
     const Result<MechanismPtr> found = registry.get(mechanism, place + ".mechanism");
     if (!found) return {Error{ErrorCode::rule, found.error().message, found.error().hint}};
     std::vector<Error> problems;

@@ -39,8 +39,10 @@ public:
     MechanismSelector(std::shared_ptr<const RegistrySnapshot> registry, const Config& config, std::uint32_t max_workers)
         : registry_(std::move(registry)), config_(config), max_workers_(max_workers) {}
 
-    // Error: only an evaluation error under strict_rules (ErrorCode::rule).
-    [[nodiscard]] Result<Selection> select(const RuleVariables& variables, const NamedValues& call_options) const;
+    // Error: only an evaluation error under strict_rules (ErrorCode::rule). The variable `graph` promises a graph; of a call
+    // that is there `has_graph` says whether it keeps the promise.
+    [[nodiscard]] Result<Selection> select(const RuleVariables& variables, const NamedValues& call_options,
+                                           bool has_graph = true) const;
     [[nodiscard]] Result<Recommendation> recommend(const RuleVariables& variables) const;
 
 private:
@@ -58,8 +60,10 @@ private:
     std::uint32_t max_workers_;
 };
 
-// Checks that the mechanism of a rule exists and takes the rule's options; every problem found.
-[[nodiscard]] std::vector<Error> check_rule(const RegistrySnapshot& registry, const std::string& mechanism,
-                                            const NamedValues& options, const std::string& place);
+// Checks that the mechanism of a rule of this configuration exists and takes the rule's options; every problem found. The
+// shipped configuration may name mechanisms that are not loaded: such rules are skipped when they hold, and say so.
+[[nodiscard]] std::vector<Error> check_rule(const RegistrySnapshot& registry, const Config& config,
+                                            const std::string& mechanism, const NamedValues& options,
+                                            const std::string& place);
 
 }  // namespace attend
