@@ -23,6 +23,7 @@ constexpr Equality equalities[] = {
     {"bidirectional-self-attention", "standard-mha", "without padding and segments every token sees every token"},
     {"cross-attention", "standard-mha", "the core form is softmax attention over the given keys"},
     {"flash-attention-v2", "standard-mha", "another order of computation of the same function"},
+    {"flash-decoding", "causal-self-attention", "with as many queries as keys it is causal attention"},
     {"blockwise-attention", "standard-mha", "pattern full is another order of computation of the same function"},
 };
 

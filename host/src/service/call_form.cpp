@@ -133,6 +133,18 @@ Result<CallTypes> choose_types(const MechanismRecord& mechanism, const ForwardIn
     return CallTypes{wanted, wanted};
 }
 
+namespace {
+
+// Whether an input may be codes of this type, which the mechanism widens by itself.
+bool takes_codes(const MechanismRecord& mechanism, std::string_view name, DType dtype) {
+    const PortRecord* port = mechanism.find_port(name);
+    const DTypeBit* row = find_dtype(dtype);
+    return port != nullptr && (port->flags & ATTEND_INPUT) != 0 && (port->dtypes & ATTEND_I8) != 0 && row != nullptr &&
+           (port->dtypes & row->bit) != 0;
+}
+
+}  // namespace
+
 Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const ForwardInputs& inputs,
                                      const CallTypes& types) {
     ForwardInputs converted = inputs;
@@ -145,7 +157,7 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
           std::pair("value", inputs.value ? &*inputs.value : nullptr)}) {
         if (tensor == nullptr || (tensor == &inputs.query && tensor->data == nullptr && tensor->shape.empty()))
             continue;
-        if (!is_model_float(tensor->dtype))
+        if (!is_model_float(tensor->dtype) && !(tensor != &inputs.query && takes_codes(mechanism, name, tensor->dtype)))
             return fail(std::string(name) + " has data type " + dtype_name(tensor->dtype) +
                         "; accepted: F32, F16, BF16, F64");
         if (tensor->dtype != wanted && dtype_size(tensor->dtype) >= dtype_size(wanted))
@@ -166,9 +178,9 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
         return done.ok();
     };
     const bool has_query = inputs.query.data != nullptr || !inputs.query.shape.empty();
-    bool good = (!has_query || to(converted.query, types.query)) &&
-                (!converted.key || to(*converted.key, types.key_value)) &&
-                (!converted.value || to(*converted.value, types.key_value));
+    const auto to_stored = [&](Tensor& tensor) { return !is_model_float(tensor.dtype) || to(tensor, types.key_value); };
+    bool good = (!has_query || to(converted.query, types.query)) && (!converted.key || to_stored(*converted.key)) &&
+                (!converted.value || to_stored(*converted.value));
     if (good && converted.bias) {
         if (!is_model_float(converted.bias->dtype))
             return fail(std::string("bias has data type ") + dtype_name(converted.bias->dtype) +
@@ -176,8 +188,14 @@ Result<ForwardInputs> convert_inputs(const MechanismRecord& mechanism, const For
         good = to(*converted.bias, DType::f32);
     }
     for (auto* list : {&converted.extra, &converted.weights})
-        for (auto& [name, tensor] : *list)
-            if (good && is_model_float(tensor.dtype)) good = to(tensor, DType::f32);
+        for (auto& [name, tensor] : *list) {
+            if (!good || !is_model_float(tensor.dtype)) continue;
+            // Caches keep the narrow type that they have, and get that of the queries where these are rounded.
+            const bool cache = list == &converted.extra && takes_codes(mechanism, fold_name(name), DType::i8);
+            const bool rounded = types.query != wanted && dtype_size(tensor.dtype) > dtype_size(types.query);
+            if (!cache || tensor.dtype == DType::f64) good = to(tensor, DType::f32);
+            if (good && cache && rounded) good = to(tensor, types.query);
+        }
     for (const auto& [name, tensor] : converted.weights)
         if (tensor.dtype != DType::f32)
             return Error{ErrorCode::dtype,

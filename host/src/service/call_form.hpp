@@ -16,12 +16,16 @@ struct DTypeBit {
     std::uint64_t bit;
     std::uint8_t code, bits;
 };
-inline constexpr DTypeBit dtype_bits[] = {
-    {DType::f32, ATTEND_F32, ATTEND_CODE_FLOAT, 32},  {DType::f64, ATTEND_F64, ATTEND_CODE_FLOAT, 64},
-    {DType::f16, ATTEND_F16, ATTEND_CODE_FLOAT, 16},  {DType::bf16, ATTEND_BF16, ATTEND_CODE_BFLOAT, 16},
-    {DType::i8, ATTEND_I8, ATTEND_CODE_INT, 8},       {DType::u8, ATTEND_U8, ATTEND_CODE_UINT, 8},
-    {DType::boolean, ATTEND_U8, ATTEND_CODE_UINT, 8}, {DType::i32, ATTEND_I32, ATTEND_CODE_INT, 32},
-    {DType::i64, ATTEND_I64, ATTEND_CODE_INT, 64}};
+inline constexpr DTypeBit dtype_bits[] = {{DType::f32, ATTEND_F32, ATTEND_CODE_FLOAT, 32},
+                                          {DType::f64, ATTEND_F64, ATTEND_CODE_FLOAT, 64},
+                                          {DType::f16, ATTEND_F16, ATTEND_CODE_FLOAT, 16},
+                                          {DType::bf16, ATTEND_BF16, ATTEND_CODE_BFLOAT, 16},
+                                          {DType::i8, ATTEND_I8, ATTEND_CODE_INT, 8},
+                                          {DType::u8, ATTEND_U8, ATTEND_CODE_UINT, 8},
+                                          {DType::f8_e4m3, ATTEND_F8_E4M3, ATTEND_CODE_UINT, 8},  // its bits
+                                          {DType::boolean, ATTEND_U8, ATTEND_CODE_UINT, 8},
+                                          {DType::i32, ATTEND_I32, ATTEND_CODE_INT, 32},
+                                          {DType::i64, ATTEND_I64, ATTEND_CODE_INT, 64}};
 
 inline const DTypeBit* find_dtype(DType dtype) {
     const auto* found = std::find_if(std::begin(dtype_bits), std::end(dtype_bits),

@@ -25,6 +25,8 @@ protected:
         plan_->values = std::move(form.values);
         scope_.specs = &mechanism->options;
         scope_.values = &plan_->values;
+        for (const PortRecord& port : mechanism_->ports)
+            if (port.flags & ATTEND_INPUT) scope_.inputs[port.name] = false;
     }
 
     Error fail(ErrorCode code, const std::string& what) const { return {code, mechanism_->name + ": " + what, ""}; }
@@ -78,8 +80,6 @@ protected:
             {ATTEND_BIAS, "bias", Source::bias, pointer(inputs.bias)},
             {ATTEND_Q_LENGTHS, "query_lengths", Source::query_lengths, pointer(inputs.query_lengths)},
             {ATTEND_K_LENGTHS, "key_lengths", Source::key_lengths, pointer(inputs.key_lengths)}};
-        for (const PortRecord& port : mechanism_->ports)
-            if (port.flags & ATTEND_INPUT) scope_.inputs[port.name] = false;
         for (const Given& entry : given)
             if (entry.tensor != nullptr) scope_.inputs[entry.name] = true;
         for (const auto& [name, tensor] : inputs.extra) scope_.inputs[fold_name(name)] = true;
