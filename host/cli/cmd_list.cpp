@@ -31,6 +31,17 @@ Result<std::uint64_t> parse_caps(const std::string& text) {
     return mask;
 }
 
+// "39 mechanisms: 7 multi-head, 6 self-attention, ...", in the order of the table.
+std::string summary(const std::vector<std::pair<std::string, std::size_t>>& counts) {
+    std::size_t total = 0;
+    std::vector<std::string> words;
+    for (const auto& [category, count] : counts) {
+        total += count;
+        words.push_back(std::to_string(count) + " " + category);
+    }
+    return std::to_string(total) + (total == 1 ? " mechanism: " : " mechanisms: ") + join(words);
+}
+
 Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
     const auto known_categories = categories();
     if (filters.category &&
@@ -49,12 +60,15 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
     }
 
     Json list = Json::array();
+    std::vector<std::pair<std::string, std::size_t>> counts;
     Table table({"name", "category", "complexity", "capabilities", "dtypes", "plugin", "backend"});
     for (const MechanismPtr& mechanism : session->service->registry()->list()) {
         if (filters.category && mechanism->category != *filters.category) continue;
         if (filters.from && mechanism->plugin_id != *filters.from) continue;
         if (filters.accelerated && mechanism->backend == "baseline") continue;
         if (!mechanism->has(*caps)) continue;
+        if (counts.empty() || counts.back().first != mechanism->category) counts.emplace_back(mechanism->category, 0);
+        ++counts.back().second;
         const std::string name = mechanism->shadowed_by.empty() ? mechanism->name : mechanism->qualified_name();
         const std::vector<std::string> capabilities = capability_names(mechanism->caps),
                                        dtypes = dtype_names(mechanism->dtypes);
@@ -70,7 +84,8 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
                    mechanism->plugin_id, mechanism->backend});
     }
     if (flags.json) return Outcome{exit_done, json_text(Json::object().set("mechanisms", std::move(list)))};
-    return Outcome{exit_done, table.empty() ? "no mechanism passes the filters\n" : table.text()};
+    return Outcome{exit_done,
+                   table.empty() ? "no mechanism passes the filters\n" : table.text() + "\n" + summary(counts) + "\n"};
 }
 
 }  // namespace

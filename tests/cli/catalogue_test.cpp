@@ -43,10 +43,16 @@ TEST_CASE("list --json holds the keys of the contract, sorted by category and na
     }
 }
 
-TEST_CASE("list as a table has a header and one line per mechanism") {
+TEST_CASE("list as a table has a header, one line per mechanism, and how many there are of each category") {
     const Run table = run_attend({"list"});
+    const std::size_t count = names(run_attend({"list", "--json"})).size();
     CHECK(table.out.starts_with("name "));
-    CHECK(lines(table.out) == names(run_attend({"list", "--json"})).size() + 1);
+    CHECK(lines(table.out) == count + 3);
+    CHECK(contains(table.out, "\n\n" + std::to_string(count) +
+                                  " mechanisms: 7 multi-head, 6 self-attention, 5 cross-attention, "));
+    CHECK(contains(run_attend({"list", "--category", "sparse"}).out, "\n\n8 mechanisms: 8 sparse\n"));
+    CHECK(contains(run_attend({"list", "--from", "org.test.echo", "--plugin", plugin("echo")}).out,
+                   "\n\n1 mechanism: 1 "));
 }
 
 TEST_CASE("list filters by category") {

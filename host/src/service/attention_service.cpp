@@ -138,18 +138,17 @@ Extents extents_of(const Tensor& tensor, std::int64_t heads) {
     }
 }
 
-// Edges, or rows of edges.
-bool has_graph(const ForwardInputs& inputs) {
-    return std::any_of(inputs.extra.begin(), inputs.extra.end(), [](const auto& extra) {
-        const std::string name = fold_name(extra.first);
-        return name == "edges" || name == "row_ptr";
-    });
-}
-
 const Json* find_option(const NamedValues& options, const char* name) {
     const auto at =
         std::find_if(options.begin(), options.end(), [&](const auto& entry) { return fold_name(entry.first) == name; });
     return at == options.end() ? nullptr : &at->second;
+}
+
+// The list of edges of a graph among the inputs, or the sources of its rows.
+const Tensor* edges_of(const ForwardInputs& inputs) {
+    for (const auto& [name, tensor] : inputs.extra)
+        if (fold_name(name) == "edges" || fold_name(name) == "col_idx") return &tensor;
+    return nullptr;
 }
 
 }  // namespace
@@ -293,7 +292,10 @@ Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs&
     supply("needScores", options.scores);
     const Json* window = find_option(options.options, "window_size");
     supply("windowSize", window != nullptr && window->is_number() ? std::max(0.0, window->as_double()) : 0.0);
-    supply("graph", has_graph(inputs));
+    if (const Tensor* edges = edges_of(inputs)) {
+        supply("graph", true);
+        supply("numEdges", static_cast<double>(edges->shape.empty() ? 0 : edges->shape.back()));
+    }
     if (!options.precision.empty()) supply("precision", options.precision);
     if (settings.config.service.memory_budget)
         supply("memoryBudget", static_cast<double>(*settings.config.service.memory_budget));
@@ -316,7 +318,7 @@ Result<Selection> AttentionService::State::choose(const ForwardInputs& inputs, c
     Result<RuleVariables> variables = variables_of(inputs, options);
     if (!variables) return variables.error();
     const MechanismSelector selector(snapshot, settings.config, machine->pool->workers());
-    Result<Selection> selection = selector.select(*variables, options.options, has_graph(inputs));
+    Result<Selection> selection = selector.select(*variables, options.options, edges_of(inputs) != nullptr);
     if (!selection) return selection.error();
     if (!selection->mechanism) {
         std::string reasons;

@@ -124,9 +124,9 @@ MechanismSelector::Verdict MechanismSelector::check(const MechanismRecord& mecha
 }
 
 Result<Selection> MechanismSelector::select(const RuleVariables& variables, const NamedValues& call_options,
-                                            bool has_graph) const {
+                                            std::optional<bool> graph) const {
     RequestNeeds needs = needs_of(variables);
-    needs.graph = needs.graph && has_graph;
+    needs.graph = graph.value_or(needs.graph);
     Selection selection;
     for (std::size_t index = 0; index < config_.rules.size(); ++index) {
         const Rule& rule = config_.rules[index];

@@ -39,10 +39,10 @@ public:
     MechanismSelector(std::shared_ptr<const RegistrySnapshot> registry, const Config& config, std::uint32_t max_workers)
         : registry_(std::move(registry)), config_(config), max_workers_(max_workers) {}
 
-    // Error: only an evaluation error under strict_rules (ErrorCode::rule). The variable `graph` promises a graph; of a call
-    // that is there `has_graph` says whether it keeps the promise.
+    // Error: only an evaluation error under strict_rules (ErrorCode::rule). graph: whether the call supplies one,
+    // whatever the variables say.
     [[nodiscard]] Result<Selection> select(const RuleVariables& variables, const NamedValues& call_options,
-                                           bool has_graph = true) const;
+                                           std::optional<bool> graph = std::nullopt) const;
     [[nodiscard]] Result<Recommendation> recommend(const RuleVariables& variables) const;
 
 private:

@@ -312,7 +312,7 @@ ATTEND_MECHANISM(
          .use = "When you know which nodes concern which: molecules, citations, road and social networks, parse trees. "
                 "gatv2 lets each node rank its neighbours in its own way; gat ranks them alike for all, at less cost. "
                 "For sets and sequences without a graph choose softmax attention or a sparse mechanism.",
-         .example = "attend compute graph-attention --input graph.safetensors --set version=gatv2"},
+         .example = "attend compute graph-attention --input sdk/examples/geometric/caffeine.safetensors --set version=gat"},
         option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

@@ -155,6 +155,34 @@ TEST_CASE("service: rules with unknown mechanisms or options fail when the servi
     }
 }
 
+TEST_CASE("service: a rule for graphs is skipped where the call has none, whatever its facts say") {
+    attend::ServiceSettings settings;
+    settings.config = attend::load_config(R"({"version": 1, "rules": [
+        {"condition": "graph", "mechanism": "graph-attention"}]})",
+                                          "r.json")
+                          .config;
+    settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
+    settings.plugin_path = ATTEND_BINARY_DIR "/tests/extra_plugins";
+    auto opened = attend::AttentionService::open(std::move(settings));
+    REQUIRE(opened.ok());
+    Random random(8);
+    ForwardInputs inputs = make_inputs(random, {1, 1, 1, 3, 3, 4, 4});
+    attend::ForwardOptions options;
+    options.facts = {{"graph", true}};
+    const auto without = (*opened)->forward(inputs, options);
+    REQUIRE(without.ok());
+    CHECK(without->mechanism == "flash-attention-v2");
+    CHECK(without->reason.find("needs a graph") != std::string::npos);
+    attend::Tensor edges = attend::Tensor::allocate(attend::DType::i32, {2, 1}).value();
+    edges.as<std::int32_t>()[0] = 0, edges.as<std::int32_t>()[1] = 2;
+    inputs.extra = {{"edges", edges}};
+    const auto with = (*opened)->forward(inputs, options);
+    REQUIRE(with.ok());
+    CHECK(with->mechanism == "graph-attention");
+    options.facts = {};
+    CHECK((*opened)->forward(inputs, options)->mechanism == "graph-attention");
+}
+
 TEST_CASE("service: strict rules return the evaluation error, others go on") {
     const std::string rules = R"("rules": [{"condition": "1 / (seqLen - 5) > 0", "mechanism": "standard-mha"}]})";
     Random random(7);
