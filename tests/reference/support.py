@@ -13,7 +13,7 @@ import tempfile
 
 ATTEND = sys.argv[1] if len(sys.argv) > 1 else "build/release/bin/attend"
 WORK = pathlib.Path(tempfile.mkdtemp(prefix=f"{pathlib.Path(sys.argv[0]).stem}."))
-VERSIONS = {"torch": "torch==2.13.0", "transformers": "transformers==5.23.0"}
+VERSIONS = {"torch": "torch==2.13.0", "torch_geometric": "torch-geometric==2.8.1", "transformers": "transformers==5.23.0"}
 counts = {True: 0, False: 0}
 
 # Nothing is downloaded.
