@@ -7,6 +7,7 @@
 // Cost     2 B Hq Nq Lk (D + Dv) flops; keys and values are read once for each key head, which bounds the time
 // Differs  key lengths alone move positions: a cache has no padding in front; empty rows have LSE minus infinity
 
+#include "attend/author/cache_rows.hpp"
 #include "flash_decoding_call.hpp"
 
 namespace attend::ATTEND_ISA {
@@ -108,8 +109,8 @@ ATTEND_MECHANISM(
                  "reading the cache. bf16 halves it, codes of 8 bits quarter it.",
          .use = "One or a few new tokens against a cache: text generation, step by step. Pages let sequences of "
                 "different length share memory; take flash-attention-v2 for the prompt itself.",
-         .example =
-             "attend compute flash-decoding --sequence-length 1 --sequence-length-k 4096 --heads 8 --kv-heads 2"},
+         .example = "attend compute flash-decoding --sequence-length 1 --sequence-length-k 4096 --heads 8 --kv-heads 2",
+         .write_rows = write_cache_rows},
         option_table, port_table))
 
 }  // namespace attend::ATTEND_ISA

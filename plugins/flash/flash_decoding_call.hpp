@@ -128,7 +128,11 @@ inline void fill_store(attend_key_store& store, const Options& options, const at
     store.pages = kept.pages;
     store.key_scale = kept.key_scale;
     store.value_scale = kept.value_scale;
-    store.scale_keys = store.split_keys = options.block_kv;
+    store.split_keys = options.block_kv;
+    // Callers have one scale for each page, caches (author/key_cache.hpp) one for each key.
+    store.scale_keys = kept.pages == nullptr || kept.key_scale == nullptr
+                           ? options.block_kv
+                           : divide_up(kept.key->shape[2], greater(kept.key_scale->shape[2], 1));
     store.splits = splits_for(options, desc);
     store.rounding = kept.key != nullptr ? rounding_of(options, kept) : ATTEND_STORE_AS_IT_IS;
 }

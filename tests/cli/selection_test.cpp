@@ -10,10 +10,10 @@ const char* rules = R"({"version": 1, "rules": [
   {"condition": "moe", "mechanism": "moe-attention"},
   {"condition": "heads / (causal ? 1 : 0) > 1", "mechanism": "linear-attention"}]})";
 
-attend::Json recommend(std::vector<std::string> words) {
+attend::Json recommend(std::vector<std::string> words, const Environment& environment = {}) {
     words.insert(words.begin(), "recommend");
     words.emplace_back("--json");
-    const Run run = run_attend(words);
+    const Run run = run_attend(words, environment);
     INFO(run.err);
     REQUIRE(run.status == 0);
     return run.json();
@@ -121,7 +121,7 @@ TEST_CASE("recommend: the shipped rules") {
                  {{"--sequence-length", "100", "--moe"}, "moe-attention", "4"},
                  {{"--sequence-length", "100"}, "flash-attention-v2", "5"}};
     for (const auto& expected : cases) {
-        const attend::Json json = recommend(expected.request);
+        const attend::Json json = recommend(expected.request, {{"ATTEND_PLUGIN_PATH", CLI_TEST_EXTRA_PLUGINS}});
         INFO(expected.selected << " " << expected.rule);
         CHECK(json.find("selected")->as_string() == expected.selected);
         const attend::Json& first = json.find("recommendations")->as_array().front();
@@ -130,17 +130,17 @@ TEST_CASE("recommend: the shipped rules") {
 }
 
 TEST_CASE("recommend: a shipped rule whose plugin is not there is skipped, and says so") {
-    const Folder folder;
-    const attend::Json json =
-        recommend({"--sequence-length", "100", "--var", "hierarchical=true", "--no-extra"});
+    const attend::Json json = recommend({"--sequence-length", "100", "--var", "hierarchical=true"});
     CHECK(json.find("selected")->as_string() == "flash-attention-v2");
-}
-
-TEST_CASE("compute auto: a graph that was promised and is not there does not choose graph-attention") {
-    const Run run = run_attend({"compute", "auto", "--sequence-length", "64", "--heads", "2", "--dim", "16", "--var", "graph=true", "--json"});
-    CHECK(run.status == 0);
-    CHECK(run.json().find("mechanism")->as_string() == "flash-attention-v2");
-    CHECK(contains(run.json().find("reason")->as_string(), "graph-attention needs a graph"));
+    const attend::Json& step = json.find("trace")->as_array()[2];
+    CHECK(step.find("text")->as_string() == "hierarchical");
+    CHECK(step.find("skipped_because")->as_string() == "hyperbolic-attention is not loaded");
+    CHECK(run_attend({"config", "check"}).status == 0);
+    // The rules of a user's own file are checked as they are.
+    const Folder folder;
+    const std::string file =
+        folder.write("c.json", R"({"version": 1, "rules": [{"condition": "graph", "mechanism": "graph-attention"}]})");
+    check_error(run_attend({"recommend", "--sequence-length", "100", "--config", file}), 2, {"graph-attention"});
 }
 
 TEST_CASE("recommend and compute auto agree") {

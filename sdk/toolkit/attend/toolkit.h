@@ -169,7 +169,7 @@ typedef struct attend_tile_hooks {
    segment has pages->shape[1] * S keys. Only entries below an item's key length are read, and must be below P.
 
    Codes: key and value are int8, or uint8 with the bits of fp8 e4m3, and stand for code * scale. key_scale and value_scale
-   are float32 [B, Hkv, n], one scale for every scale_keys keys; with pages [P, Hkv, 1], one for each page.
+   are float32 [B, Hkv, n], one scale for every scale_keys keys; with pages [P, Hkv, n], counted within a page.
 
    Rounding: float32 keys and values count as if they were stored in a narrower type (to nearest, ties to even). */
 #define ATTEND_STORE_AS_IT_IS 0u

@@ -146,12 +146,12 @@ void check_store(Checker& check, const attend_tile_problem& problem, const atten
         }
     }
     if (!codes || !check.ok()) return;
-    check.number(store.pages != nullptr || store.scale_keys >= 1, "scale_keys", "at least 1");
+    check.number(store.scale_keys >= 1, "scale_keys", "at least 1");
     if (!check.ok()) return;
-    const int64_t per_row = store.pages != nullptr ? 1 : divide_up(segment.key->shape[2], store.scale_keys);
+    const int64_t per_row = divide_up(segment.key->shape[2], store.scale_keys);
     const int64_t scale[3] = {segment.key->shape[0], segment.key->shape[1], per_row};
-    check.f32(store.key_scale, "key_scale", 3, scale, "[B, Hkv, ceil(Nk / scale_keys)], or [P, Hkv, 1] with pages");
-    check.f32(store.value_scale, "value_scale", 3, scale, "[B, Hkv, ceil(Nk / scale_keys)], or [P, Hkv, 1] with pages");
+    check.f32(store.key_scale, "key_scale", 3, scale, "[B or P, Hkv, ceil(Nk or S / scale_keys)]");
+    check.f32(store.value_scale, "value_scale", 3, scale, "[B or P, Hkv, ceil(Nk or S / scale_keys)]");
 }
 
 void check_segments(Checker& check, const attend_tile_problem& problem) {

@@ -89,7 +89,7 @@ struct Memory {
             std::vector<float>& dense = values ? c.v : c.k;
             const int64_t width = values ? c.value_dim : c.head_dim;
             const int64_t bytes = codes(store) ? 1 : stored(store.kept) == Stored::f32 ? 4 : 2;
-            const int64_t groups = store.page > 0 ? 1 : (keys + store.scale_keys - 1) / store.scale_keys;
+            const int64_t groups = ((store.page > 0 ? store.page : keys) + store.scale_keys - 1) / store.scale_keys;
             auto& memory = rows[values];
             memory.assign(static_cast<size_t>(pages * c.kv_heads * page * width * bytes), 0xFF);  // NaN in all floats
             scales[values].assign(static_cast<size_t>(pages * c.kv_heads * groups), nan_value);
@@ -107,7 +107,7 @@ struct Memory {
                         if (key >= length(item)) continue;
                         const int64_t first =
                             store.page > 0 ? table[static_cast<size_t>(item * per_item + key / page)] : item;
-                        const int64_t group = store.page > 0 ? 0 : key / store.scale_keys;
+                        const int64_t group = (store.page > 0 ? key % store.page : key) / store.scale_keys;
                         float& scale =
                             scales[values][static_cast<size_t>((first * c.kv_heads + head) * groups + group)];
                         // A scale of its own for every group, and the same again for a page that is shared.

@@ -64,7 +64,7 @@ public:
     }
     float scale_of(int64_t row) const {
         const int64_t first = pages_ == nullptr ? item_ : page_of(row);
-        const int64_t last = pages_ == nullptr ? row / scale_keys_ : 0;
+        const int64_t last = (pages_ == nullptr ? row : row % page_keys_) / scale_keys_;
         return static_cast<const float*>(
             scale_->data)[first * scale_->strides[0] + head_ * scale_->strides[1] + last * scale_->strides[2]];
     }
