@@ -13,6 +13,9 @@ cmake --build build/release --target all_plugins attend_cli attend_probe example
 attend=build/release/bin/attend
 output="$(mktemp -d)/attention.safetensors"
 echo
+echo "== graph and hyperbolic attention, a plugin built against the SDK =="
+bash sdk/examples/geometric/install.sh
+echo
 echo "== what is there =="
 "$attend" list
 echo
