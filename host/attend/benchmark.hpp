@@ -22,7 +22,7 @@ namespace attend {
 
 struct BenchmarkSettings {
     ServiceSettings service;
-    std::string suite;                    // quick, comprehensive, memory, scaling, stress, targets; empty: quick
+    std::string suite;  // quick, comprehensive, memory, scaling, experts, stress, targets; empty: quick
     std::vector<std::string> mechanisms;  // empty: all of the suite
     std::string category;                 // empty: all
     std::vector<std::int64_t> lengths, dims;
@@ -60,7 +60,7 @@ struct BenchmarkRow {
     double bytes_moved{0}, gbps{0};
     std::uint64_t workspace_bytes{0}, peak_resident_bytes{0}, extra_bytes{0};
     std::string checked_against;
-    std::optional<double> growth;  // suite scaling: time over that of the row before, of half as many keys
+    std::optional<double> growth;  // time over that of the row before: half as many keys (scaling) or experts (experts)
     std::optional<double> check_error, error;  // error: against exact attention, where a mechanism approximates
     std::optional<TargetOutcome> target;
 };

@@ -41,7 +41,7 @@ void declare_flags(const Command& command, BenchmarkFlags& flags) {
     command.add_option("--category", flags.category, "Only this category: " + join_names(categories())).type_name("C");
     command.add_flag("--all", flags.all, "Every mechanism, as without --mechanism and --category");
     command
-        .add_option("--suite", flags.suite, "quick, comprehensive, memory, scaling, stress or targets; default quick")
+        .add_option("--suite", flags.suite, "quick, comprehensive, memory, scaling, experts, stress or targets; default quick")
         .type_name("NAME");
     command.add_option("--sequence-length", flags.lengths, "Lengths, separated by commas").type_name("L,...");
     command.add_option("--dim", flags.dims, "Widths of a head, separated by commas").type_name("D,...");

@@ -64,7 +64,9 @@ Result<void> run_comprehensive(Bench& bench, const std::vector<MechanismPtr>& me
 Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_scaling(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_stress(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
-Result<void> run_targets(Bench& bench, BenchmarkReport& report);
+Result<void> run_experts(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
+// The rows of the table of targets; the mechanisms are those that it names.
+Result<void> run_targets(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 
 // The shape that flags and defaults give.
 [[nodiscard]] CallSpec spec_of(const Bench& bench, const MechanismRecord& mechanism);

@@ -135,11 +135,24 @@ bool good(const BenchmarkRow& row) {
              (row.target->result == "missed" || row.target->result == "wrong" || row.target->result == "failed"));
 }
 
+struct Suite {
+    std::string_view name;
+    Result<void> (*run)(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
+};
+constexpr Suite suites[] = {{"quick", run_quick},     {"comprehensive", run_comprehensive},
+                            {"memory", run_memory},   {"scaling", run_scaling},
+                            {"experts", run_experts}, {"stress", run_stress},
+                            {"targets", run_targets}};
+
 }  // namespace
 }  // namespace benchmark
 
 const std::vector<std::string>& benchmark_suites() {
-    static const std::vector<std::string> names{"quick", "comprehensive", "memory", "scaling", "stress", "targets"};
+    static const std::vector<std::string> names = [] {
+        std::vector<std::string> list;
+        for (const benchmark::Suite& suite : benchmark::suites) list.emplace_back(suite.name);
+        return list;
+    }();
     return names;
 }
 
@@ -165,12 +178,9 @@ Result<BenchmarkReport> BenchmarkRunner::run() {
         (*service)->threads(), static_cast<std::uint32_t>(std::max<std::size_t>(bench.cpus().size(), 1)));
     report.peaks.push_back(measure_peaks((*service)->isa(), 1, bench.cpus()).json());
     if (threads > 1) report.peaks.push_back(measure_peaks((*service)->isa(), threads, bench.cpus()).json());
-    Result<void> done = report.suite == "quick"           ? run_quick(bench, *mechanisms, report)
-                        : report.suite == "comprehensive" ? run_comprehensive(bench, *mechanisms, report)
-                        : report.suite == "memory"        ? run_memory(bench, *mechanisms, report)
-                        : report.suite == "scaling"       ? run_scaling(bench, *mechanisms, report)
-                        : report.suite == "stress"        ? run_stress(bench, *mechanisms, report)
-                                                          : run_targets(bench, report);
+    const auto* suite = std::find_if(std::begin(benchmark::suites), std::end(benchmark::suites),
+                                     [&](const Suite& known) { return known.name == report.suite; });
+    Result<void> done = suite->run(bench, *mechanisms, report);
     bench.progress("");
     unpin_threads(bench.cpus());
     if (!done) return done.error();

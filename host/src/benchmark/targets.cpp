@@ -341,7 +341,7 @@ BenchmarkRow configured(Bench& bench, const TargetConfig& target) {
 
 }  // namespace
 
-Result<void> run_targets(Bench& bench, BenchmarkReport& report) {
+Result<void> run_targets(Bench& bench, const std::vector<MechanismPtr>&, BenchmarkReport& report) {
     const Result<Json> table = parse_json(targets_text(), "targets.json");
     if (!table) return table.error();
     const Json* rows = table->find("rows");
