@@ -157,9 +157,9 @@ attend_status run_experts(const ExpertOptions& options, const ForwardArgs& args,
         const int64_t offset = (desc.flags & ATTEND_PLAN_OFFSET_PER_ITEM) ? keys - queries : desc.causal_offset;
         limit(query_router, queries);
         limit(key_router, keys);
-        attend_status status = ATTEND_KERNEL(attend_route)(&query_router, item, queries, &lists.query, context.error);
+        attend_status status = ATTEND_KERNEL(attend_route)(&query_router, item, queries, &lists.query, &context);
         if (status == ATTEND_OK && keys_routed)
-            status = ATTEND_KERNEL(attend_route)(&key_router, item, keys, &lists.key, context.error);
+            status = ATTEND_KERNEL(attend_route)(&key_router, item, keys, &lists.key, &context);
         if (status != ATTEND_OK) return status;
         if (options.return_routing) {
             report_routing(args, query_router, lists.query, "query", item, query_rows);

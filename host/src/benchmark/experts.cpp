@@ -10,7 +10,7 @@ namespace attend::benchmark {
 Result<void> run_experts(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
     const BenchmarkSettings& settings = bench.settings();
     std::vector<std::int64_t> lengths = settings.lengths;
-    if (lengths.empty()) lengths = {8192};
+    if (lengths.empty()) lengths = {8192, 32768};
     for (const MechanismPtr& mechanism : mechanisms) {
         if (mechanism->category != "moe") continue;
         for (const std::int64_t length : lengths) {

@@ -4,9 +4,12 @@
 
 #include "attend/toolkit/core/rng.hpp"
 #include "attend/toolkit/routing.h"
+#include "attend/toolkit/simd/isa.hpp"
 
 namespace attend::ATTEND_ISA {
 namespace {
+
+constexpr int64_t most_experts = 1024;
 
 // exp of a float in float32 arithmetic of the C library: the same bits in every instruction set.
 float exp_of(float x) { return static_cast<float>(::exp(static_cast<double>(x))); }
@@ -41,6 +44,77 @@ void token_logits(const attend_router& router, int64_t item, int64_t token, floa
     }
 }
 
+// The same for `count` tokens, 4 of them and 8 experts at a time: a row of weights is then read once for 4 tokens. Products of
+// floats are exact in double, so vectors, fused or not, give the bits of the loop above.
+constexpr int64_t token_group = 4, expert_group = 8, most_packed = 4096;
+typedef float FloatLanes __attribute__((vector_size(32)));
+typedef double DoubleLanes __attribute__((vector_size(64)));
+
+void pack_weights(const attend_tensor& w, int64_t first, int64_t count, float* to) {
+    const float* from = static_cast<const float*>(w.data) + first * w.strides[1];
+    for (int64_t m = 0; m < w.shape[0]; ++m)
+        for (int64_t e = 0; e < expert_group; ++e)
+            to[m * expert_group + e] = e < count ? from[m * w.strides[0] + e * w.strides[1]] : 0.0f;
+}
+
+void group_logits(const attend_router& router, int64_t item, int64_t token, int64_t tokens, const float* packed,
+                  int64_t first, float* logits) {
+    const attend_tensor& x = *router.tokens;
+    const float* rows[token_group];
+    for (int64_t t = 0; t < token_group; ++t)
+        rows[t] =
+            static_cast<const float*>(x.data) + item * x.strides[0] + (token + (t < tokens ? t : 0)) * x.strides[2];
+    DoubleLanes sum[token_group] = {};
+    for (int64_t head = 0; head < x.shape[1]; ++head)
+        for (int64_t d = 0; d < x.shape[3]; ++d, packed += expert_group) {
+            FloatLanes weights;
+            __builtin_memcpy(&weights, packed, sizeof weights);
+            const DoubleLanes wide = __builtin_convertvector(weights, DoubleLanes);
+            const int64_t at = head * x.strides[1] + d * x.strides[3];
+            ATTEND_UNROLL
+            for (int64_t t = 0; t < token_group; ++t) sum[t] += static_cast<double>(rows[t][at]) * wide;
+        }
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t e = 0; e < expert_group && first + e < router.experts; ++e) {
+            const double bias = router.bias ? static_cast<double>(static_cast<const float*>(
+                                                  router.bias->data)[(first + e) * router.bias->strides[0]])
+                                            : 0.0;
+            logits[(token + t) * router.experts + first + e] = static_cast<float>(sum[t][e] + bias);
+        }
+}
+
+// Logits of all tokens, split among the workers.
+struct LogitJob {
+    const attend_router* router;
+    int64_t item, num_tokens;
+    float* logits;
+
+    static constexpr int64_t piece = 128;
+    static attend_status run(void* user, uint64_t begin, uint64_t end, uint32_t) noexcept {
+        const LogitJob& job = *static_cast<const LogitJob*>(user);
+        for (auto at = static_cast<int64_t>(begin); at < static_cast<int64_t>(end); ++at)
+            job.tokens(at * piece, (at + 1) * piece < job.num_tokens ? (at + 1) * piece : job.num_tokens);
+        return ATTEND_OK;
+    }
+    void tokens(int64_t begin, int64_t end) const {
+        const int64_t experts = router->experts;
+        if (router->noise > 0.0 || router->weight->shape[0] > most_packed) {
+            double sum[most_experts];
+            for (int64_t token = begin; token < end; ++token)
+                token_logits(*router, item, token, logits + token * experts, sum);
+            return;
+        }
+        float packed[most_packed * expert_group];
+        for (int64_t first = 0; first < experts; first += expert_group) {
+            pack_weights(*router->weight, first, experts - first < expert_group ? experts - first : expert_group,
+                         packed);
+            for (int64_t token = begin; token < end; token += token_group)
+                group_logits(*router, item, token, end - token < token_group ? end - token : token_group, packed, first,
+                             logits);
+        }
+    }
+};
+
 // Softmax over experts in float32; returns logsumexp.
 double softmax(const float* z, int64_t experts, float* p) {
     float largest = z[0];
@@ -61,8 +135,6 @@ void precise_softmax(const float* z, int64_t experts, float* p) {
 }
 
 float sigmoid(float z) { return 1.0f / (1.0f + exp_of(-z)); }
-
-constexpr int64_t most_experts = 1024;
 
 // Unsigned numbers in the order of the floats; no NaN.
 uint32_t rank_of(float x) {
@@ -197,22 +269,23 @@ void experts_choose(const attend_router& router, attend_assignment& to) {
 using namespace attend::ATTEND_ISA;
 
 extern "C" attend_status ATTEND_KERNEL(attend_route)(const attend_router* router, int64_t item, int64_t num_tokens,
-                                                     attend_assignment* to, attend_error* error) {
+                                                     attend_assignment* to, const attend_context* context) {
     const int64_t experts = router->experts;
+    attend_error* error = context->error;
     if (experts < 1 || experts > most_experts || router->top_k < 1 || router->top_k > experts)
         return attend_fail(error, ATTEND_BAD_OPTION, "experts must be 1 to 1024 and top_k 1 to experts", "top_k");
-    double sum[most_experts];
     to->num_tokens = num_tokens;
-    for (int64_t token = 0; token < num_tokens; ++token) {
-        float* z = to->logits + token * experts;
-        token_logits(*router, item, token, z, sum);
-        for (int64_t e = 0; e < experts; ++e)
-            if (z[e] - z[e] != 0.0f)
-                return attend_fail(error, ATTEND_NUMERIC,
-                                   "a router logit is not finite; accepted: tokens and router weights whose products "
-                                   "are finite",
-                                   "wr");
-    }
+    LogitJob job{router, item, num_tokens, to->logits};
+    const auto pieces = static_cast<uint64_t>((num_tokens + LogitJob::piece - 1) / LogitJob::piece);
+    if (const attend_status status =
+            context->host->parallel_for(context->host, context->call, pieces, 1, 0, LogitJob::run, &job))
+        return status;
+    for (int64_t at = 0; at < num_tokens * experts; ++at)
+        if (to->logits[at] - to->logits[at] != 0.0f)
+            return attend_fail(error, ATTEND_NUMERIC,
+                               "a router logit is not finite; accepted: tokens and router weights whose products "
+                               "are finite",
+                               "wr");
     for (int64_t e = 0; e < experts; ++e) to->counts[e] = 0;
     to->first[0] = 0;
     if (router->choice == ATTEND_EXPERTS_CHOOSE)

@@ -59,7 +59,7 @@ typedef struct attend_assignment {
 
 /* Routes the first num_tokens tokens of item. ATTEND_NUMERIC if a logit is not finite. */
 attend_status ATTEND_KERNEL(attend_route)(const attend_router *router, int64_t item, int64_t num_tokens,
-                                          attend_assignment *to, attend_error *error);
+                                          attend_assignment *to, const attend_context *context);
 
 /* Statistics of an assignment before dropping; zeros where no token is valid. load, importance: [experts] floats. */
 typedef struct attend_routing_report {
