@@ -17,7 +17,8 @@ ln -s /usr/include/xsimd "$headers/xsimd"
 flags=(-DATTEND_ISA=neon -DATTEND_ISA_neon=1 -O1 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -ffp-contract=fast
        -Isdk/abi -Isdk/author -Isdk/toolkit -isystem "$headers" -Wall -Wextra)
 passed=0 failed=0
-for source in sdk/toolkit/src/*.cpp plugins/*/*.cpp sdk/examples/cpp_plugin/sink.cpp sdk/examples/score_hook/hooks.c; do
+for source in sdk/toolkit/src/*.cpp plugins/*/*.cpp sdk/examples/cpp_plugin/sink.cpp sdk/examples/score_hook/hooks.c \
+    sdk/examples/geometric/graph_attention.cpp sdk/examples/geometric/hyperbolic_attention.cpp; do
   [[ "$source" == */plugin.cpp ]] && continue
   case "$source" in
     *.c) compiler=(aarch64-linux-gnu-gcc -std=c11) ;;

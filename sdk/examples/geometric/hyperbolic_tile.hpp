@@ -14,7 +14,12 @@
 namespace attend::ATTEND_ISA {
 
 constexpr int64_t queries_of_a_task = 32, keys_of_a_tile = 64;
-constexpr int rows_of_distances = 4, vectors_of_distances = 2;
+constexpr int rows_of_distances = 4, vectors_of_distances = 2, rows_of_sums = 8;
+
+// Numbers in double precision, as wide as a Batch; sums have one more channel than the space and begin at whole vectors.
+using Wide = xsimd::batch<double, Arch>;
+constexpr int64_t wide_lanes = batch_lanes / 2;
+inline int64_t channels_of(int64_t dimension) { return (dimension + wide_lanes) / wide_lanes * wide_lanes; }
 
 // What of a point enters a distance. With e = exp(rho / 2): shift = e - 1, which keeps its digits near the origin;
 // inverse = 1 / (sqrt(2) e); reach = sinh(rho) / 2. Then for two points
@@ -56,11 +61,11 @@ struct HyperbolicRun {
 };
 
 struct HyperbolicRoom {
-    float *row, *directions, *panel, *shift, *inverse, *reach, *x, *weights, *out;
-    double *points, *sums, *total;
+    float *row, *directions, *panel, *shift, *inverse, *reach, *x, *out;
+    double *weights, *points, *sums, *total;  // weights [queries][keys]
     float* most;
     HyperbolicRoom(const HyperbolicRun& run, Workspace& memory) {
-        const int64_t side = run.side.width, value = run.values.width;
+        const int64_t side = run.side.width, value = run.values.width, channels = channels_of(run.values.dimension());
         row = memory.take<float>((side > value ? side : value) + 1);
         directions = memory.take<float>(queries_of_a_task * side);
         panel = memory.take<float>(keys_of_a_tile * side);
@@ -68,10 +73,10 @@ struct HyperbolicRoom {
         inverse = memory.take<float>(keys_of_a_tile);
         reach = memory.take<float>(keys_of_a_tile);
         x = memory.take<float>(queries_of_a_task * keys_of_a_tile);
-        weights = memory.take<float>(keys_of_a_tile);
+        weights = memory.take<double>(queries_of_a_task * keys_of_a_tile);
         out = memory.take<float>(value + 1);
-        points = memory.take<double>(keys_of_a_tile * (value + 1));
-        sums = memory.take<double>(queries_of_a_task * (value + 1));
+        points = memory.take<double>(keys_of_a_tile * channels);
+        sums = memory.take<double>(queries_of_a_task * channels);
         total = memory.take<double>(queries_of_a_task);
         most = memory.take<float>(queries_of_a_task);
     }
@@ -116,7 +121,7 @@ public:
 
     void block(int64_t b, int64_t h, int64_t first_row) {
         const int64_t rows = run_.q_len - first_row < queries_of_a_task ? run_.q_len - first_row : queries_of_a_task;
-        const int64_t channels = run_.values.dimension() + 1;
+        const int64_t channels = channels_of(run_.values.dimension());
         int64_t low[queries_of_a_task], high[queries_of_a_task], begin = run_.kv_len, end = 0;
         for (int64_t r = 0; r < rows; ++r) {
             visible(b, first_row + r, low[r], high[r]);
@@ -130,7 +135,8 @@ public:
                 for (int64_t j = 0; j < run_.kv_len; ++j)
                     run_.scores.at(b, h, first_row + r)[j * run_.scores.strides[3]] = -infinity;
         }
-        for (int64_t at = 0; at < rows * channels; ++at) room_.sums[at] = 0.0;
+        for (int64_t at = 0; at < queries_of_a_task * channels; ++at) room_.sums[at] = 0.0;
+        for (int64_t at = 0; at < queries_of_a_task * keys_of_a_tile; ++at) room_.weights[at] = 0.0;
         load_queries(b, h, first_row, rows);
         for (int64_t first = begin; first < end; first += keys_of_a_tile) {
             const int64_t keys = end - first < keys_of_a_tile ? end - first : keys_of_a_tile;
@@ -140,8 +146,10 @@ public:
             for (int64_t r = 0; r < rows; ++r) {
                 const int64_t from = low[r] > first ? low[r] - first : 0,
                               to = high[r] < first + keys ? high[r] - first : keys;
-                if (from < to) add_keys(b, h, first_row + r, r, first, from, to, keys);
+                if (!(from < to && weigh(b, h, first_row + r, r, first, from, to, keys)))
+                    for (int64_t j = 0; j < keys; ++j) room_.weights[r * keys_of_a_tile + j] = 0.0;
             }
+            for (int64_t r = 0; r < rows; r += rows_of_sums) add_points(r, keys);
         }
         for (int64_t r = 0; r < rows; ++r) finish(b, h, first_row + r, r);
     }
@@ -213,10 +221,11 @@ private:
             widen_row(run_.value.storage, run_.value.at(b, kv_head, first + j), run_.value.step(), run_.values.width,
                       room_.row);
             const float* x = room_.row + run_.values.first();
-            double* to = room_.points + j * (n + 1);
+            double* to = room_.points + j * channels_of(n);
             const double factor = run_.messages.factor[at + j];
             for (int64_t d = 0; d < n; ++d) to[d] = factor == 0.0 ? 0.0 : factor * static_cast<double>(x[d]);
             to[n] = run_.messages.cosh[at + j];
+            for (int64_t d = n + 1; d < channels_of(n); ++d) to[d] = 0.0;
         }
     }
 
@@ -260,8 +269,9 @@ private:
         }
     }
 
-    // Keys [from, to) of the tile enter the softmax and the sums of row r.
-    void add_keys(int64_t b, int64_t h, int64_t i, int64_t r, int64_t first, int64_t from, int64_t to, int64_t keys) {
+    // Weights of row r for keys [from, to) of the tile, relative to a maximum that its sums are brought to; false: there
+    // are none.
+    bool weigh(int64_t b, int64_t h, int64_t i, int64_t r, int64_t first, int64_t from, int64_t to, int64_t keys) {
         float* x = room_.x + r * keys_of_a_tile;
         for (int64_t j = 0; j < keys_of_a_tile; ++j)
             if (j < from || j >= to) x[j] = -infinity;
@@ -279,8 +289,8 @@ private:
             const float exponent = run_.sigmoid && x[j] > 0.0f ? 0.0f : x[j];
             most = exponent > most ? exponent : most;
         }
-        if (most == -infinity) return;
-        const int64_t channels = run_.values.dimension() + 1;
+        if (most == -infinity) return false;
+        const int64_t channels = channels_of(run_.values.dimension());
         double* sums = room_.sums + r * channels;
         if (most > room_.most[r]) {
             const double rest = room_.most[r] == -infinity
@@ -291,47 +301,54 @@ private:
             room_.most[r] = most;
         }
         Batch total(0.0f);
+        double* weights = room_.weights + r * keys_of_a_tile;
         for (int64_t j = 0; j < keys_of_a_tile; j += batch_lanes) {
             const Batch score = load(x + j);
             Batch weight = exp_nonpositive((run_.sigmoid ? min(score, Batch(0.0f)) : score) - Batch(most));
             if (run_.sigmoid) weight = weight / (Batch(1.0f) + exp_nonpositive(Batch(0.0f) - xsimd::abs(score)));
-            store(room_.weights + j, weight);
+            store(x + j, weight);
+            for (int64_t lane = j; lane < j + batch_lanes; ++lane) weights[lane] = static_cast<double>(x[lane]);
             total = total + weight;
         }
         room_.total[r] += static_cast<double>(reduce_add(total));
-        if (run_.dropout > 0.0) drop(b, h, i, first, keys);
-        add_points(room_.points, room_.weights, keys, channels, sums);
+        if (run_.dropout > 0.0) drop(b, h, i, first, keys, weights);
+        return true;
     }
-    void drop(int64_t b, int64_t h, int64_t i, int64_t first, int64_t keys) {
+    void drop(int64_t b, int64_t h, int64_t i, int64_t first, int64_t keys, double* weights) {
         const uint32_t threshold = dropout_threshold(run_.dropout);
         const auto row_head = static_cast<uint32_t>(b * run_.heads + h);
-        RandomWords words{};
+        RandomWords random{};
         for (int64_t j = first; j < first + keys; ++j) {
             if (j == first || j % 4 == 0)
-                words = dropout_words(run_.seed, static_cast<uint32_t>(run_.rng_offset), row_head,
-                                      static_cast<uint32_t>(i), static_cast<uint32_t>(j / 4));
-            if (words.word[j % 4] < threshold) room_.weights[j - first] = 0.0f;
+                random = dropout_words(run_.seed, static_cast<uint32_t>(run_.rng_offset), row_head,
+                                       static_cast<uint32_t>(i), static_cast<uint32_t>(j / 4));
+            if (random.word[j % 4] < threshold) weights[j - first] = 0.0;
         }
     }
-    static void add_points(const double* __restrict points, const float* weights, int64_t keys, int64_t channels,
-                           double* __restrict sums) {
-        int64_t j = 0;
-        for (; j + 4 <= keys; j += 4) {
-            const double a = static_cast<double>(weights[j]), b = static_cast<double>(weights[j + 1]),
-                         c = static_cast<double>(weights[j + 2]), e = static_cast<double>(weights[j + 3]);
-            const double* row = points + j * channels;
-            for (int64_t d = 0; d < channels; ++d)
-                sums[d] += a * row[d] + b * row[channels + d] + c * row[2 * channels + d] + e * row[3 * channels + d];
+    // Weighted points of the tile enter the sums of rows_of_sums rows from r on.
+    void add_points(int64_t r, int64_t keys) {
+        const int64_t channels = channels_of(run_.values.dimension());
+        const double* weights = room_.weights + r * keys_of_a_tile;
+        for (int64_t d = 0; d < channels; d += wide_lanes) {
+            double* to = room_.sums + r * channels + d;
+            Wide sums[rows_of_sums];
+            ATTEND_UNROLL
+            for (int row = 0; row < rows_of_sums; ++row) sums[row] = Wide::load_unaligned(to + row * channels);
+            for (int64_t j = 0; j < keys; ++j) {
+                const Wide point = Wide::load_unaligned(room_.points + j * channels + d);
+                ATTEND_UNROLL
+                for (int row = 0; row < rows_of_sums; ++row)
+                    sums[row] = xsimd::fma(Wide(weights[row * keys_of_a_tile + j]), point, sums[row]);
+            }
+            ATTEND_UNROLL
+            for (int row = 0; row < rows_of_sums; ++row) sums[row].store_unaligned(to + row * channels);
         }
-        for (; j < keys; ++j)
-            for (int64_t d = 0; d < channels; ++d)
-                sums[d] += static_cast<double>(weights[j]) * points[j * channels + d];
     }
 
     // The midpoint S / T of the Klein model as a point again: rho from (T - |S|)(T + |S|), which cancels least.
     void finish(int64_t b, int64_t h, int64_t i, int64_t r) {
         const int64_t n = run_.values.dimension();
-        const double *sums = room_.sums + r * (n + 1), time = sums[n];
+        const double *sums = room_.sums + r * channels_of(n), time = sums[n];
         double squares = 0.0;
         for (int64_t d = 0; d < n; ++d) squares += sums[d] * sums[d];
         const double length = ::sqrt(squares), below = (time - length) * (time + length);

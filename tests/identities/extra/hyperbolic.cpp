@@ -352,6 +352,37 @@ TEST_CASE("hyperbolic-attention: rows without keys") {
     }
 }
 
+TEST_CASE("hyperbolic-attention: hidden keys") {
+    on_random_shapes(shapes, [](Random& random, const Shape& shape) {
+        // Finite rows that a mask, causal or a window hides do not change a bit, however far away they are.
+        const ForwardInputs inputs = make_inputs(random, shape);
+        const std::int64_t cut = random.below(shape.kv_len);
+        ForwardInputs masked = inputs;
+        masked.mask = bools({1, shape.kv_len}, [&](const auto& at) { return at[1] <= cut; });
+        ForwardInputs other = masked;
+        other.key = mapped(*inputs.key, [](float x) { return x; });
+        other.value = mapped(*inputs.value, [](float x) { return x; });
+        for (Tensor* tensor : {&*other.key, &*other.value})
+            for (std::int64_t b = 0; b < shape.batch; ++b)
+                for (std::int64_t h = 0; h < shape.kv_heads; ++h)
+                    for (std::int64_t j = cut + 1; j < shape.kv_len; ++j)
+                        for (std::int64_t d = 0; d < tensor->shape[3]; ++d) at(*tensor, b, h, j, d) = 1e30f;
+        CHECK(same_bits(forward(other, hyperbolic).output, forward(masked, hyperbolic).output));
+        // The first row of a causal square call sees the first key alone.
+        Shape square = shape;
+        square.kv_len = shape.q_len;
+        ForwardInputs first = make_inputs(random, square);
+        const Tensor before = forward(first, hyperbolic, {{"causal", true}}).output;
+        ForwardInputs changed = first;
+        changed.key = mapped(*first.key, [](float x) { return x; });
+        changed.value = mapped(*first.value, [](float x) { return x; });
+        for (Tensor* tensor : {&*changed.key, &*changed.value})
+            for (std::int64_t j = 1; j < square.kv_len; ++j) at(*tensor, 0, 0, j, 0) = -1e20f;
+        const Tensor after = forward(changed, hyperbolic, {{"causal", true}}).output;
+        CHECK(same_bits(take(after, 2, {0}), take(before, 2, {0})));
+    });
+}
+
 TEST_CASE("hyperbolic-attention: rejects points that are none, options out of range and what it does not offer") {
     Random random(4);
     const ForwardInputs inputs = make_inputs(random, {2, 2, 2, 4, 4, 3, 3});
@@ -360,7 +391,14 @@ TEST_CASE("hyperbolic-attention: rejects points that are none, options out of ra
     rejects(inputs, hyperbolic, {{"beta", 0.0}}, {"beta", "0"});
     rejects(inputs, hyperbolic, {{"beta", -1.0}}, {"beta", "-1"});
     rejects(inputs, hyperbolic, {{"max_radius", 11.0}}, {"max_radius", "11", "10"});
+    rejects(inputs, hyperbolic, {{"max_radius", 0.0}}, {"max_radius", "0"});
+    rejects(inputs, hyperbolic, {{"curvature", -2e4}}, {"curvature", "-20000"});
+    rejects(inputs, hyperbolic, {{"curvature", -1e-9}}, {"curvature", "1e-09"});
+    rejects(inputs, hyperbolic, {{"weighting", "linear"}}, {"weighting", "linear", "sigmoid"});
+    rejects(inputs, hyperbolic, {{"input_map", "lorentz"}}, {"input_map", "lorentz", "hyperboloid"});
+    rejects(inputs, hyperbolic, {{"output_map", "exp0"}}, {"output_map", "exp0", "tangent"});
     rejects(inputs, hyperbolic, {{"input_scale", 0.0}}, {"input_scale", "0"});
+    rejects(inputs, hyperbolic, {{"value_scale", -0.5}}, {"value_scale", "-0.5"});
     rejects(inputs, hyperbolic, {{"scale", 0.5}}, {"scale"});
     rejects(inputs, hyperbolic, {{"softcap", 5.0}}, {"softcap"});
     attend::ForwardOptions sigmoid{hyperbolic, {{"weighting", "sigmoid"}}};
@@ -370,6 +408,7 @@ TEST_CASE("hyperbolic-attention: rejects points that are none, options out of ra
     CHECK(refused.error().message.find("lse") != std::string::npos);
     const ForwardInputs narrow = make_inputs(random, {1, 1, 1, 4, 4, 1, 3});
     rejects(narrow, hyperbolic, {{"input_map", "pseudoPolar"}}, {"query", "1", "pseudoPolar", "2"});
+    rejects(narrow, hyperbolic, {{"input_map", "hyperboloid"}}, {"query", "1", "hyperboloid", "2"});
     const ForwardInputs narrow_value = make_inputs(random, {1, 1, 1, 4, 4, 3, 1});
     rejects(narrow_value, hyperbolic, {{"input_map", "pseudoPolar"}}, {"value", "1", "pseudoPolar", "2"});
     Points points = some_points(random, 1, 2, 4, 3);
