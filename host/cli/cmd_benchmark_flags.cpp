@@ -40,9 +40,7 @@ void declare_flags(const Command& command, BenchmarkFlags& flags) {
         .allow_extra_args(false);
     command.add_option("--category", flags.category, "Only this category: " + join_names(categories())).type_name("C");
     command.add_flag("--all", flags.all, "Every mechanism, as without --mechanism and --category");
-    command
-        .add_option("--suite", flags.suite, "quick, comprehensive, memory, scaling, experts, stress or targets; default quick")
-        .type_name("NAME");
+    command.add_option("--suite", flags.suite, join_names(benchmark_suites()) + "; default quick").type_name("NAME");
     command.add_option("--sequence-length", flags.lengths, "Lengths, separated by commas").type_name("L,...");
     command.add_option("--dim", flags.dims, "Widths of a head, separated by commas").type_name("D,...");
     command.add_option("--heads", flags.heads, "Query heads, default 8").type_name("H");

@@ -46,6 +46,17 @@ std::string targets_text(const BenchmarkReport& report) {
     return table.text() + "\n" + summary + "\n";
 }
 
+std::string decode_text(const BenchmarkReport& report) {
+    Table table({"cache", "shape", "threads", "median", "spread", "GB/s", "of the read rate", "check error", "note"});
+    for (const BenchmarkRow& row : report.rows) {
+        const bool timed = row.median_ms > 0;
+        table.add({row.precision, row.shape, std::to_string(row.threads), time_text(row), spread_text(row),
+                   timed ? number_text(row.gbps, 4) : "-", timed && row.peak > 0 ? percent(row.share) : "-",
+                   optional_text(row.check_error), row.status == "measured" ? row.note : row.status + ": " + row.note});
+    }
+    return table.text();
+}
+
 std::string rows_text(const BenchmarkReport& report) {
     Table table({"mechanism", "shape", "precision", "back end", "threads", "median", "spread", "runs", "GFLOP/s",
                  "peak", "growth", "GB/s", "workspace", "extra", "resident", "check error", "checked against", "error",
@@ -81,7 +92,9 @@ std::string report_text(const BenchmarkReport& report) {
     }
     const bool targets = std::any_of(report.rows.begin(), report.rows.end(),
                                      [](const BenchmarkRow& row) { return row.target.has_value(); });
-    text += "\n" + (targets ? targets_text(report) : rows_text(report));
+    text += "\n" + (targets                    ? targets_text(report)
+                    : report.suite == "decode" ? decode_text(report)
+                                               : rows_text(report));
     for (const std::string& note : report.notes) text += note + "\n";
     return text + (report.passed ? "passed" : "failed") + " in " + number_text(report.elapsed_s, 3) + " s\n";
 }

@@ -214,3 +214,24 @@ TEST_CASE("suite scaling says how time grows with the length") {
     CHECK(rows[1].find("growth")->as_double() ==
           rows[1].find("median_ms")->as_double() / rows[0].find("median_ms")->as_double());
 }
+
+TEST_CASE("suite decode measures caches of every kind against the read rate") {
+    const std::vector<std::string> command{"benchmark", "--suite", "decode", "--sequence-length", "300", "--dim",
+                                           "32",        "--heads", "8",      "--kv-heads",        "2",   "--threads",
+                                           "1"};
+    std::vector<std::string> with_json = command;
+    with_json.push_back("--json");
+    const attend::Json report = run_attend(with_json).json();
+    std::set<std::string> kinds;
+    for (const attend::Json& row : report.find("rows")->as_array()) {
+        CHECK(row.find("status")->as_string() == "measured");
+        CHECK(row.find("mechanism")->as_string() == "flash-decoding");
+        CHECK(row.find("peak_kind")->as_string() == "memory");
+        CHECK(row.find("check_error")->as_double() < 1e-2);
+        const std::string shape = row.find("shape")->as_string();
+        kinds.insert(row.find("precision")->as_string() + shape.substr(std::min(shape.size(), shape.find(" pages"))));
+    }
+    CHECK(kinds == std::set<std::string>{"fp32", "bf16", "int8", "fp32 pages of 64", "bf16 pages of 16",
+                                         "bf16 pages of 64", "bf16 pages of 256", "int8 pages of 64"});
+    CHECK(contains(run_attend(command).out, "of the read rate"));
+}

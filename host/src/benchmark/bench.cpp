@@ -45,6 +45,7 @@ BenchmarkRow Bench::describe(const CallSpec& spec) const {
                     : spec.dtype == DType::bf16 ? "bf16"
                     : spec.dtype == DType::f16  ? "fp16"
                                                 : dtype_name(spec.dtype);
+    if (spec.codes) row.precision = "int8";
     row.shape = spec.shape_text();
     row.batch = spec.batch;
     row.heads = spec.heads;
@@ -79,7 +80,9 @@ Check Bench::check_now(const CallSpec& small) {
     if (!mechanism) return failed(mechanism.error());
     const Result<ForwardInputs> inputs = make_inputs(small, **mechanism, settings_.seed + 1);
     if (!inputs) return failed(inputs.error());
-    Result<std::unique_ptr<PreparedCall>> call = PreparedCall::make(**opened, *inputs, forward_options(small));
+    const Result<ForwardInputs> cache = in_cache(small, *inputs, settings_.seed);
+    if (!cache) return failed(cache.error());
+    Result<std::unique_ptr<PreparedCall>> call = PreparedCall::make(**opened, *cache, forward_options(small));
     if (!call) return failed(call.error());
     double allowed = tolerance(small, (*call)->input_dtype());
     std::vector<double> expected;
@@ -135,7 +138,8 @@ std::unique_ptr<PreparedCall> Bench::prepare(const CallSpec& spec, BenchmarkRow&
     row.check_error = checked.error;
     if (!checked.problem.empty())
         return fail(checked.wrong ? "wrong" : checked.refused ? "not_run" : "failed", checked.problem);
-    const Result<ForwardInputs> inputs = make_inputs(spec, **mechanism, settings_.seed);
+    Result<ForwardInputs> inputs = make_inputs(spec, **mechanism, settings_.seed);
+    if (inputs) inputs = in_cache(spec, *inputs, settings_.seed);
     if (!inputs) return fail("failed", inputs.error().message);
     Result<std::unique_ptr<PreparedCall>> call = PreparedCall::make(**opened, *inputs, forward_options(spec));
     if (!call) return fail("failed", call.error().message);

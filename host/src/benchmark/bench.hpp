@@ -63,6 +63,7 @@ Result<void> run_quick(Bench& bench, const std::vector<MechanismPtr>& mechanisms
 Result<void> run_comprehensive(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_scaling(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
+Result<void> run_decode(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_stress(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_experts(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 // The rows of the table of targets; the mechanisms are those that it names.

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <numeric>
+#include <random>
 
 #include "plugin_services/parallel.hpp"
 #include "service/core_shapes.hpp"
@@ -18,6 +20,7 @@ namespace attend::benchmark {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using Shape = std::vector<std::int64_t>;
 
 double milliseconds(Clock::time_point begin, Clock::time_point end) {
     return std::chrono::duration<double, std::milli>(end - begin).count();
@@ -115,6 +118,9 @@ std::uint64_t status_bytes(const char* name) {
 
 }  // namespace
 
+// A power of two: codes times it are exact.
+constexpr float code_step = 1.0f / 32.0f;
+
 CallSpec CallSpec::small() const {
     CallSpec spec = *this;
     const bool one_query = q_len == 1;
@@ -136,8 +142,8 @@ std::string CallSpec::key() const {
     for (const auto& [name, value] : options) text += "|" + name + "=" + write_json(value);
     for (const std::int64_t number : {static_cast<std::int64_t>(threads), batch, heads, kv_heads, q_len, kv_len, dim})
         text += "|" + std::to_string(number);
-    for (const bool flag : {causal, bias, mask, alibi, projection}) text += flag ? "|1" : "|0";
-    return text;
+    for (const bool flag : {causal, bias, mask, alibi, projection, codes}) text += flag ? "|1" : "|0";
+    return text + "|" + std::to_string(page);
 }
 
 std::string CallSpec::shape_text() const {
@@ -146,7 +152,9 @@ std::string CallSpec::shape_text() const {
     if (kv_heads != heads) text += "/" + std::to_string(kv_heads);
     text += " N" + std::to_string(q_len);
     if (kv_len != q_len) text += "/" + std::to_string(kv_len);
-    return text + " D" + std::to_string(dim);
+    text += " D" + std::to_string(dim);
+    if (page > 0) text += " pages of " + std::to_string(page);
+    return text;
 }
 
 Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& mechanism, std::uint64_t seed) {
@@ -179,6 +187,13 @@ Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& m
         if (!value) return value.error();
         inputs.value = std::move(*value);
     }
+    // Numbers that codes can stand for.
+    if (spec.codes)
+        for (Tensor* side : {&*inputs.key, &*inputs.value})
+            for (std::int64_t at = 0; at < side->size(); ++at) {
+                float& x = side->as<float>()[at];
+                x = code_step * std::clamp(std::nearbyint(x / code_step), -127.0f, 127.0f);
+            }
     if (spec.bias) {
         Result<Tensor> bias = normal({1, spec.heads, spec.q_len, spec.kv_len}, DType::f32, seed, "data/bias");
         if (!bias) return bias.error();
@@ -201,6 +216,70 @@ Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& m
     return inputs;
 }
 
+Result<ForwardInputs> in_cache(const CallSpec& spec, const ForwardInputs& inputs, std::uint64_t seed) {
+    if (!spec.codes && spec.page == 0) return inputs;
+    ForwardInputs cache = inputs;
+    std::vector<std::pair<const char*, std::optional<Tensor>*>> sides{{"key", &cache.key}, {"value", &cache.value}};
+    const std::int64_t entries = spec.page > 0 ? (spec.kv_len + spec.page - 1) / spec.page : 0;
+    std::vector<std::int32_t> order(static_cast<std::size_t>(spec.batch * entries));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
+    for (auto& [name, side] : sides) {
+        const Tensor dense = **side;
+        const std::int64_t width = dense.shape[3];
+        const DType dtype = spec.codes ? DType::i8 : dense.dtype;
+        const std::size_t bytes = dtype_size(dtype);
+        const std::vector<std::int64_t> shape =
+            spec.page > 0 ? Shape{spec.batch * entries, spec.kv_heads, spec.page, width} : dense.shape;
+        Result<Tensor> made = Tensor::allocate(dtype, shape);
+        if (!made) return made.error();
+        for (std::int64_t item = 0; item < spec.batch; ++item)
+            for (std::int64_t head = 0; head < spec.kv_heads; ++head)
+                for (std::int64_t key = 0; key < spec.kv_len; ++key) {
+                    const std::int64_t from = ((item * spec.kv_heads + head) * spec.kv_len + key) * width;
+                    std::int64_t to = from;
+                    if (spec.page > 0)
+                        to = ((order[static_cast<std::size_t>(item * entries + key / spec.page)] * spec.kv_heads +
+                               head) *
+                                  spec.page +
+                              key % spec.page) *
+                             width;
+                    if (spec.codes)
+                        for (std::int64_t at = 0; at < width; ++at)
+                            made->as<std::int8_t>()[to + at] =
+                                static_cast<std::int8_t>(dense.as<float>()[from + at] / code_step);
+                    else
+                        std::memcpy(made->as<char>() + static_cast<std::size_t>(to) * bytes,
+                                    static_cast<const char*>(dense.data) + static_cast<std::size_t>(from) * bytes,
+                                    static_cast<std::size_t>(width) * bytes);
+                }
+        if (spec.page > 0) {
+            side->reset();
+            cache.extra.emplace_back(std::string(name) + "_pages", std::move(*made));
+        } else {
+            *side = std::move(*made);
+        }
+        if (!spec.codes) continue;
+        constexpr std::int64_t block = 128;  // the default of flash-decoding
+        Result<Tensor> scale = Tensor::allocate(
+            DType::f32, spec.page > 0 ? Shape{spec.batch * entries, spec.kv_heads, 1}
+                                      : Shape{spec.batch, spec.kv_heads, (spec.kv_len + block - 1) / block});
+        if (!scale) return scale.error();
+        std::fill_n(scale->as<float>(), scale->size(), code_step);
+        cache.extra.emplace_back(std::string(name) + "_scale", std::move(*scale));
+    }
+    if (spec.page == 0) return cache;
+    Result<Tensor> table = Tensor::allocate(DType::i32, {spec.batch, entries});
+    Result<Tensor> lengths = Tensor::allocate(DType::i32, {spec.batch});
+    if (!table) return table.error();
+    if (!lengths) return lengths.error();
+    std::copy(order.begin(), order.end(), table->as<std::int32_t>());
+    std::fill_n(lengths->as<std::int32_t>(), spec.batch, static_cast<std::int32_t>(spec.kv_len));
+    cache.extra.emplace_back("block_table", std::move(*table));
+    cache.key_lengths = std::move(*lengths);
+    return cache;
+}
+
 ForwardOptions forward_options(const CallSpec& spec) {
     ForwardOptions options;
     options.mechanism = spec.mechanism;
@@ -217,6 +296,8 @@ std::string unfit(const CallSpec& spec, const MechanismRecord& mechanism) {
     if (spec.bias && !mechanism.has(ATTEND_CAP_BIAS)) return "it takes no bias";
     if (spec.mask && !mechanism.has(ATTEND_CAP_MASK)) return "it takes no mask";
     if (spec.alibi && mechanism.find_port("alibi_slopes") == nullptr) return "it has no input alibi_slopes";
+    if (spec.page > 0 && mechanism.find_port("key_pages") == nullptr) return "it has no input key_pages";
+    if (spec.codes && mechanism.find_port("key_scale") == nullptr) return "it has no input key_scale";
     return "";
 }
 

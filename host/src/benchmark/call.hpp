@@ -22,6 +22,8 @@ struct CallSpec {
     std::int64_t batch{1}, heads{8}, kv_heads{8}, q_len{512}, kv_len{512}, dim{64};
     bool causal{false}, bias{false}, mask{false}, alibi{false};
     bool projection{false};  // y = x W^T: query is x [N,E], key is W [E,E]
+    bool codes{false};       // keys and values are int8 with scales
+    std::int64_t page{0};    // and lie in pages of so many keys; 0: one behind the other
 
     [[nodiscard]] CallSpec small() const;   // the same kind of call, of a size that an oracle in loops can do
     [[nodiscard]] std::string key() const;  // tells specs apart
@@ -33,6 +35,8 @@ struct CallSpec {
 // the spec, and every further input that the mechanism requires.
 [[nodiscard]] Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& mechanism,
                                                 std::uint64_t seed);
+// The same call with its keys and values as the spec keeps them: in pages in random order, as codes.
+[[nodiscard]] Result<ForwardInputs> in_cache(const CallSpec& spec, const ForwardInputs& inputs, std::uint64_t seed);
 [[nodiscard]] ForwardOptions forward_options(const CallSpec& spec);
 
 // Why a mechanism cannot take the spec at all, empty if it may.

@@ -53,7 +53,12 @@ attend_status run_range(const Run& run, Phase phase, uint64_t begin, uint64_t en
             continue;
         }
 #endif
-        run_group<FloatUnit>(run, scratch, phase, batch, head, item % splits);
+        const int64_t split = item % splits;
+        if (sizes.key == Element::f32) run_group<FloatUnit>(run, scratch, phase, batch, head, split);
+        if (sizes.key == Element::bf16) run_group<NarrowUnit<Element::bf16>>(run, scratch, phase, batch, head, split);
+        if (sizes.key == Element::f16) run_group<NarrowUnit<Element::f16>>(run, scratch, phase, batch, head, split);
+        if (sizes.key == Element::i8) run_group<NarrowUnit<Element::i8>>(run, scratch, phase, batch, head, split);
+        if (sizes.key == Element::e4m3) run_group<NarrowUnit<Element::e4m3>>(run, scratch, phase, batch, head, split);
     }
     return ATTEND_OK;
 }

@@ -403,6 +403,44 @@ TEST_CASE("store: many keys", "[toolkit]") {
         }
 }
 
+TEST_CASE("store: codes and scales that are not finite, behind a mask", "[toolkit]") {
+    for (const int64_t q_len : {1, 2, 9})
+        for (const int64_t page : {0, 16})
+            for (const Kept kept : {Kept::e4m3, Kept::int8}) {
+                AttentionCase c = three_items(q_len, 320, 91);
+                c.use_mask = true;
+                Random random(92);
+                c.fill(random);
+                for (size_t at = 0; at < c.mask.size(); ++at) c.mask[at] = at % 320 / 16 % 3 != 1;
+                const Store how{.kept = kept, .page = page, .scale_keys = 16, .order = 4};
+                Memory clean(c, how, 6), poisoned(c, how, 6);
+                for (int64_t item = 0; item < c.batch; ++item)
+                    for (int64_t key = 0; key < c.key_lengths[static_cast<size_t>(item)]; ++key) {
+                        if (key / 16 % 3 != 1) continue;
+                        const int64_t first =
+                            page > 0 ? clean.table[static_cast<size_t>(item * clean.per_item + key / page)] : item;
+                        for (int64_t head = 0; head < c.kv_heads; ++head)
+                            for (const bool values : {false, true}) {
+                                const int64_t* steps = clean.strides[values];
+                                const int64_t row =
+                                    first * steps[0] + head * steps[1] + (page > 0 ? key % page : key) * steps[2];
+                                std::fill_n(poisoned.rows[values].begin() + row, steps[2], 0x7F);
+                                const int64_t groups = page > 0 ? 1 : 20;
+                                poisoned.scales[values][static_cast<size_t>((first * c.kv_heads + head) * groups +
+                                                                            (page > 0 ? 0 : key / 16))] =
+                                    key / 16 % 2 == 0 ? nan_value : std::numeric_limits<float>::infinity();
+                            }
+                    }
+                for_each_entry([&](const Entry& entry) {
+                    const EngineResult a = run_store(entry, clean, how, 1), b = run_store(entry, poisoned, how, 2);
+                    REQUIRE(a.status == ATTEND_OK);
+                    CHECK(std::isfinite(a.output[0]));
+                    CHECK(first_difference(b.output, {a.output.begin(), a.output.end()}, 1e-6) == -1);
+                    CHECK(same_bits(a.lse, b.lse));
+                });
+            }
+}
+
 TEST_CASE("store: neither the order of the pages nor sharing them changes a bit", "[toolkit]") {
     for (const int64_t q_len : {1, 9})
         for (const int64_t page : {1, 16, 64})

@@ -62,6 +62,10 @@ public:
         const float by = scale_of(row);
         for (int64_t t = 0; t < count; ++t) to[t] *= by;
     }
+    // Rows from `row` on that have one scale.
+    int64_t scaled_alike(int64_t row) const {
+        return pages_ == nullptr ? scale_keys_ - row % scale_keys_ : together(row);
+    }
     float scale_of(int64_t row) const {
         const int64_t first = pages_ == nullptr ? item_ : page_of(row);
         const int64_t last = (pages_ == nullptr ? row : row % page_keys_) / scale_keys_;

@@ -21,12 +21,14 @@ public:
     Worker(const Run& run, const Scratch& scratch, int64_t batch, int64_t kv_head)
         : run_(run), sizes_(run.sizes), problem_(*run.problem), scratch_(scratch), batch_(batch), kv_head_(kv_head) {
         const attend_key_store* kept = problem_.store;
-        staged_ = !Unit::paired &&
-                  (sizes_.key != Element::f32 || (kept != nullptr && kept->rounding != ATTEND_STORE_AS_IT_IS));
         element_bytes_ = bytes_of(sizes_.key);
         paged_ = kept != nullptr && kept->pages != nullptr;
         // Pages that hold no whole groups of keys: rows come together first.
-        copied_ = staged_ || (paged_ && problem_.segments[0].key->shape[2] % page_unit != 0);
+        copied_ = paged_ && problem_.segments[0].key->shape[2] % page_unit != 0;
+        staged_ =
+            kept != nullptr && (kept->rounding != ATTEND_STORE_AS_IT_IS ||
+                                (is_code(sizes_.key) && (copied_ || (!paged_ && kept->scale_keys % page_unit != 0))));
+        copied_ = copied_ || staged_;
         const int64_t length =
             problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch) : sizes_.q_len;
         rows_ = lesser(length, sizes_.q_len) * sizes_.pack;
@@ -269,9 +271,15 @@ private:
         for (int64_t at = 0; at < keys;) {
             const Rows some = copied_ ? copied(stored, row + at, keys - at, sizes_.head_dim)
                                       : lying(stored, row + at, keys - at, bytes);
-            for (int64_t group = 0; group < sizes_.groups; ++group)
-                score_rows<G>(Unit{}, some.row, some.stride, some.keys, scratch_.queries + group * query_floats_, bytes,
-                              scale, scores_of(group) + at * G, some.ahead);
+            for (int64_t group = 0; group < sizes_.groups; ++group) {
+                const float* queries = scratch_.queries + group * query_floats_;
+                float* to = scores_of(group) + at * G;
+                if (staged_)
+                    score_rows<G>(FloatUnit{}, some.row, some.stride, some.keys, queries, bytes, scale, to, some.ahead);
+                else
+                    score_rows<G>(Unit{}, some.row, some.stride, some.keys, queries, bytes, scale * some.scale, to,
+                                  some.ahead);
+            }
             at += some.keys;
         }
     }
@@ -280,9 +288,14 @@ private:
     struct Rows {
         Bytes row;
         int64_t keys, stride, ahead;
+        float scale;  // of codes
     };
     Rows lying(const StoredRows& stored, int64_t row, int64_t keys, int64_t bytes) const {
-        Rows run{reinterpret_cast<Bytes>(stored.at(row)), keys, stored.stride(), 0};
+        Rows run{reinterpret_cast<Bytes>(stored.at(row)), keys, stored.stride(), 0, 1.0f};
+        if (is_code(Unit::element)) {
+            run.scale = stored.scale_of(row);
+            run.keys = lesser(run.keys, stored.scaled_alike(row));
+        }
         run.ahead = run.stride == bytes ? ahead_bytes : (ahead_bytes / bytes + 1) * run.stride;
         if (!paged_ || !stored.paged()) return run;
         const int64_t next = row + round_up(divide_up(ahead_bytes, bytes), page_unit);
@@ -302,7 +315,7 @@ private:
                 stored.widen(row + key, width, scratch_.stage + key * width);
             else
                 __builtin_memcpy(stage + key * bytes, stored.at(row + key), static_cast<size_t>(bytes));
-        return {stage, some, bytes, ahead_bytes};
+        return {stage, some, bytes, ahead_bytes, 1.0f};
     }
 
     // The hook sees all rows side by side, as in a tile.
@@ -343,26 +356,58 @@ private:
         for (int64_t at = 0; at < keys;) {
             const Rows some = copied_ ? copied(stored, row + at, keys - at, sizes_.value_dim)
                                       : lying(stored, row + at, lesser(sizes_.value_keys, keys - at), bytes);
-            values(some, at, hides);
+            if constexpr (is_code(Unit::element) || (!Unit::paired && Unit::element != Element::f32)) {
+                // What is not finite behind hidden keys is taken out of floats.
+                bool wild = staged_;
+                if (!staged_ && hides) {
+                    wild = !(some.scale - some.scale == 0.0f);
+                    for (int64_t key = 0; key < some.keys && !wild; ++key)
+                        wild = is_wild<Unit>(some.row + key * some.stride, sizes_.value_dim);
+                }
+                if (wild) {
+                    staged_values(stored, row + at, at, some.keys, hides);
+                    at += some.keys;
+                    continue;
+                }
+                values<Unit>(some, at, false);
+            } else if (staged_) {
+                values<FloatUnit>(some, at, hides);
+            } else {
+                values<Unit>(some, at, hides);
+            }
             at += some.keys;
         }
     }
 
+    // Keys [at, at + keys) of the block, widened first.
+    void staged_values(const StoredRows& stored, int64_t row, int64_t at, int64_t keys, bool hides) {
+        const bool before = staged_;
+        staged_ = true;
+        for (const int64_t end = at + keys; at < end;) {
+            const Rows some = copied(stored, row, end - at, sizes_.value_dim);
+            values<FloatUnit>(some, at, hides);
+            at += some.keys;
+            row += some.keys;
+        }
+        staged_ = before;
+    }
+
+    template <class Taken>
     void values(const Rows& some, int64_t at, bool hides) {
         const int64_t columns = sizes_.value_dim, keys = some.keys;
         Bytes value = some.row;
         int64_t stride = some.stride;
         bool wild = false;
         if (hides)
-            for (int64_t key = 0; key < keys && !wild; ++key) wild = is_wild<Unit>(value + key * stride, columns);
+            for (int64_t key = 0; key < keys && !wild; ++key) wild = is_wild<Taken>(value + key * stride, columns);
         const Bytes given = value;
         const int64_t given_stride = stride;
         if (wild) {
             // Staged rows make room first: what was taken out is looked up again below.
-            float* tame = copied_ ? scratch_.stage + staged_block * columns : scratch_.stage;
-            tame_rows<Unit>(value, stride, keys, columns, tame);
+            float* tame = copied_ || staged_ ? scratch_.stage + staged_block * columns : scratch_.stage;
+            tame_rows<Taken>(value, stride, keys, columns, tame);
             value = reinterpret_cast<Bytes>(tame);
-            stride = columns * (Unit::paired ? 2 : unit_bytes);
+            stride = columns * (Taken::paired ? 2 : unit_bytes);
         }
         for (int64_t group = 0; group < sizes_.groups; ++group) {
             const float* weights = scores_of(group) + at * G;
@@ -373,14 +418,15 @@ private:
                                  some.ahead,
                                  keys,
                                  columns,
-                                 Unit::paired ? pairs : weights,
+                                 Taken::paired ? pairs : weights,
                                  acc,
                                  sizes_.acc_stride,
-                                 at == 0 ? scratch_.softmax(group).factor : nullptr};
-            add_values<G, Unit>(rows);
+                                 at == 0 ? scratch_.softmax(group).factor : nullptr,
+                                 some.scale};
+            add_values<G, Taken>(rows);
             if (wild)
-                add_wild<G, Unit>(given, given_stride, keys, columns, weights,
-                                  scratch_.kept + group * sizes_.score_floats() + at * G, acc, sizes_.acc_stride);
+                add_wild<G, Taken>(given, given_stride, keys, columns, weights,
+                                   scratch_.kept + group * sizes_.score_floats() + at * G, acc, sizes_.acc_stride);
         }
     }
 

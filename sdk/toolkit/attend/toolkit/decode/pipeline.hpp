@@ -56,6 +56,16 @@ inline bool is_wild(Bytes row, int64_t columns) {
         uint32_t wild = 0;
         for (int64_t c = 0; c < columns; ++c) wild |= (value[c] & 0x7F80u) == 0x7F80u ? 1u : 0u;
         return wild != 0;
+    } else if constexpr (Unit::element == Element::i8) {
+        return false;
+    } else if constexpr (Unit::element != Element::f32) {
+        Batch sum(0.0f);
+        int64_t c = 0;
+        for (; c + batch_lanes <= columns; c += batch_lanes)
+            sum = fma(Unit::load(row + c * Unit::lane_bytes), Batch(0.0f), sum);
+        if (c < columns)
+            sum = fma(Unit::load_some(row + c * Unit::lane_bytes, (columns - c) * Unit::lane_bytes), Batch(0.0f), sum);
+        return !all_lanes(sum == Batch(0.0f));
     } else {
         const float* value = reinterpret_cast<const float*>(row);
         // x * 0 is 0 for finite x and NaN for the others, and NaN stays in the sum.

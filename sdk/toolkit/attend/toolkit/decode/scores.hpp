@@ -3,33 +3,15 @@
 // same features of all G query rows; sixteen partial sums are then folded into one vector of scores by a tree. Nothing
 // is packed but the queries.
 //
-// A unit is what one lane takes in: a float, or a pair of bfloat16.
+// What one lane takes in is said by the unit.
 #pragma once
 
-#include "attend/toolkit/decode/elements.hpp"
+#include "attend/toolkit/decode/units.hpp"
 #include "attend/toolkit/simd/transpose.hpp"
 
 namespace attend::ATTEND_ISA::decode {
 
-using Bytes = const unsigned char*;
-
-constexpr int64_t unit_bytes = 4;
 constexpr int64_t line_bytes = 64;
-
-struct FloatUnit {
-    static constexpr bool paired = false;
-    ATTEND_ALWAYS_INLINE static Batch dot(const Batch& a, const Batch& b, const Batch& sum) { return fma(a, b, sum); }
-};
-
-// Reached only where the processor has the instruction.
-#if ATTEND_HAS_DOTS
-struct PairUnit {
-    static constexpr bool paired = true;
-    ATTEND_ALWAYS_INLINE static Batch dot(const Batch& a, const Batch& b, const Batch& sum) {
-        return ATTEND_ISA::dot<Dots::hardware>(sum, bits_of(a), bits_of(b));
-    }
-};
-#endif
 
 // Sums of neighbouring lanes: within every 128 bits (a0+a1, a2+a3, b0+b1, b2+b3).
 ATTEND_ALWAYS_INLINE Batch fold_neighbours(const Batch& a, const Batch& b) {
@@ -84,14 +66,6 @@ constexpr int64_t packed_steps(int64_t units) { return (units + batch_lanes - 1)
 // Scores are written for whole groups of keys, at most this many more than asked for.
 constexpr int64_t most_group_keys = 16;
 
-// The first `bytes` bytes of a vector, zeros behind.
-ATTEND_ALWAYS_INLINE Batch load_bytes(Bytes from, int64_t bytes) {
-    if (bytes % unit_bytes == 0) return load_tail(reinterpret_cast<const float*>(from), bytes / unit_bytes);
-    unsigned char whole[size_t{batch_lanes} * unit_bytes] = {};
-    for (int64_t byte = 0; byte < bytes; ++byte) whole[byte] = from[byte];
-    return load(reinterpret_cast<const float*>(whole));
-}
-
 // Sums of a group of keys: half of the registers.
 #if defined(ATTEND_ISA_avx512) || defined(ATTEND_ISA_neon)
 constexpr int score_sums = 16;
@@ -103,7 +77,7 @@ constexpr int score_sums = 8;
 template <int N, int G, class Unit>
 ATTEND_ALWAYS_INLINE void sum_keys(Bytes key, const int64_t* offset, int64_t hop, const float* queries, int64_t bytes,
                                    int64_t ahead, Batch* sums) {
-    constexpr int64_t step_bytes = batch_lanes * unit_bytes;
+    constexpr int64_t step_bytes = batch_lanes * Unit::lane_bytes;
     // What is fetched ahead. Rows without gaps are fetched in the order of their addresses, not in that of their use:
     // only then do the prefetchers of the processor join in.
     Bytes next = moved(key + offset[0], ahead);
@@ -120,8 +94,9 @@ ATTEND_ALWAYS_INLINE void sum_keys(Bytes key, const int64_t* offset, int64_t hop
         Batch x[size_t{N}];
         ATTEND_UNROLL
         for (int n = 0; n < N; ++n) {
-            x[n] = load(reinterpret_cast<const float*>(rows[n]));
-            fetch(next, n * hop);
+            x[n] = Unit::load(rows[n]);
+            // In the order of addresses a vector may be less than a line.
+            if (step_bytes >= line_bytes || n * step_bytes % line_bytes == 0 || hop != step_bytes) fetch(next, n * hop);
             rows[n] += step_bytes;
         }
         next = moved(next, next_step);
@@ -135,7 +110,7 @@ ATTEND_ALWAYS_INLINE void sum_keys(Bytes key, const int64_t* offset, int64_t hop
     if (bytes > 0) {
         ATTEND_UNROLL
         for (int n = 0; n < N; ++n) {
-            const Batch x = load_bytes(rows[n], bytes);
+            const Batch x = Unit::load_some(rows[n], bytes);
             ATTEND_UNROLL
             for (int q = 0; q < G; ++q) sum[n * G + q] = Unit::dot(x, load(queries + q * batch_lanes), sum[n * G + q]);
         }
@@ -153,7 +128,7 @@ ATTEND_ALWAYS_INLINE void score_rows_inline(Bytes key, int64_t stride, int64_t k
     constexpr int group = score_sums / G, pass = group < 8 ? group : 8;
     const Batch factor(scale);
     // From one row that is fetched to the next, or from one vector to the next.
-    const int64_t hop = stride == bytes ? batch_lanes * unit_bytes : stride;
+    const int64_t hop = stride == bytes ? batch_lanes * Unit::lane_bytes : stride;
     int64_t offset[size_t{group}];
     for (int n = 0; n < group; ++n) offset[n] = n * stride;
     for (int64_t first = 0; first < keys; first += group, key += group * stride) {
@@ -173,11 +148,10 @@ ATTEND_ALWAYS_INLINE void score_rows_inline(Bytes key, int64_t stride, int64_t k
     }
 }
 
-template <int G>
-__attribute__((noinline)) inline void score_rows(FloatUnit, Bytes key, int64_t stride, int64_t keys,
-                                                 const float* queries, int64_t bytes, float scale, float* scores,
-                                                 int64_t ahead) {
-    score_rows_inline<G, FloatUnit>(key, stride, keys, queries, bytes, scale, scores, ahead);
+template <int G, class Unit>
+__attribute__((noinline)) inline void score_rows(Unit, Bytes key, int64_t stride, int64_t keys, const float* queries,
+                                                 int64_t bytes, float scale, float* scores, int64_t ahead) {
+    score_rows_inline<G, Unit>(key, stride, keys, queries, bytes, scale, scores, ahead);
 }
 #if ATTEND_HAS_DOTS
 template <int G>

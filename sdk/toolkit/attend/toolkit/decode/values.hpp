@@ -18,6 +18,7 @@ struct ValueRows {
     float* acc;
     int64_t acc_stride;
     const float* factor;  // [G]: old sums are multiplied by it; NULL = added to as they are
+    float scale{1.0f};    // of codes
 };
 
 constexpr int64_t pair_columns = 2 * batch_lanes;
@@ -30,41 +31,45 @@ struct ValueFetch {
 };
 template <class Unit>
 ATTEND_ALWAYS_INLINE ValueFetch value_fetch(const ValueRows& rows, int64_t before, int64_t width) {
-    const int64_t bytes = rows.columns * (Unit::paired ? 2 : 4);
+    const int64_t bytes = rows.columns * (Unit::paired ? 2 : Unit::lane_bytes);
     if (rows.stride == bytes) return {moved(rows.value, rows.ahead + before * rows.keys), width};
     return {moved(rows.value, rows.ahead + before), rows.stride};
 }
 
-template <int G, int C>
+template <int G, int C, class Unit>
 ATTEND_ALWAYS_INLINE void join_values(const ValueRows& rows, int64_t column, const Batch (&sum)[size_t{G}][size_t{C}]) {
     ATTEND_UNROLL
     for (int q = 0; q < G; ++q) {
         float* to = rows.acc + q * rows.acc_stride + column;
         const Batch factor(rows.factor != nullptr ? rows.factor[q] : 1.0f);
         ATTEND_UNROLL
-        for (int c = 0; c < C; ++c) store(to + c * batch_lanes, fma(load(to + c * batch_lanes), factor, sum[q][c]));
+        for (int c = 0; c < C; ++c) {
+            const Batch part = is_code(Unit::element) ? sum[q][c] * Batch(rows.scale) : sum[q][c];
+            store(to + c * batch_lanes, fma(load(to + c * batch_lanes), factor, part));
+        }
     }
 }
 
 // C vectors of columns from `column` on; with `tail` one vector, of which the first `width` columns exist.
-template <int G, int C, bool tail>
+template <int G, int C, bool tail, class Unit>
 __attribute__((noinline)) inline void float_columns(const ValueRows& rows, int64_t column, int64_t width) {
-    ValueFetch ahead = value_fetch<FloatUnit>(rows, column * 4, C * batch_lanes * 4);
+    constexpr int64_t vector_bytes = batch_lanes * Unit::lane_bytes;
+    ValueFetch ahead = value_fetch<Unit>(rows, column * Unit::lane_bytes, C * vector_bytes);
     Batch sum[size_t{G}][size_t{C}];
     ATTEND_UNROLL
     for (int q = 0; q < G; ++q) {
         ATTEND_UNROLL
         for (int c = 0; c < C; ++c) sum[q][c] = Batch(0.0f);
     }
-    Bytes value = rows.value + column * 4;
+    Bytes value = rows.value + column * Unit::lane_bytes;
     const float* weight = rows.weights;
     for (int64_t key = 0; key < rows.keys; ++key, value += rows.stride, weight += G) {
         Batch x[size_t{C}];
         ATTEND_UNROLL
         for (int c = 0; c < C; ++c) {
-            const float* from = reinterpret_cast<const float*>(value) + c * batch_lanes;
-            x[c] = tail ? load_tail(from, width) : load(from);
-            if (c * batch_lanes * 4 % line_bytes == 0) fetch(ahead.next, c * batch_lanes * 4);
+            const Bytes from = value + c * vector_bytes;
+            x[c] = tail ? Unit::load_some(from, width * Unit::lane_bytes) : Unit::load(from);
+            if (c * vector_bytes % line_bytes == 0) fetch(ahead.next, c * vector_bytes);
         }
         ahead.next = moved(ahead.next, ahead.step);
         ATTEND_UNROLL
@@ -74,7 +79,7 @@ __attribute__((noinline)) inline void float_columns(const ValueRows& rows, int64
             for (int c = 0; c < C; ++c) sum[q][c] = fma(w, x[c], sum[q][c]);
         }
     }
-    join_values<G, C>(rows, column, sum);
+    join_values<G, C, Unit>(rows, column, sum);
 }
 
 // Accumulators of one pass: half of the registers.
@@ -84,14 +89,14 @@ constexpr int value_registers = 16;
 constexpr int value_registers = 8;
 #endif
 
-template <int G, int C>
+template <int G, int C, class Unit>
 ATTEND_ALWAYS_INLINE void float_values(const ValueRows& rows, int64_t column) {
     for (; column + C * batch_lanes <= rows.columns; column += C * batch_lanes)
-        float_columns<G, C, false>(rows, column, 0);
+        float_columns<G, C, false, Unit>(rows, column, 0);
     if constexpr (C > 1)
-        float_values<G, C / 2>(rows, column);
+        float_values<G, C / 2, Unit>(rows, column);
     else if (column < rows.columns)
-        float_columns<G, 1, true>(rows, column, rows.columns - column);
+        float_columns<G, 1, true, Unit>(rows, column, rows.columns - column);
 }
 
 #if ATTEND_HAS_DOTS
@@ -135,7 +140,7 @@ __attribute__((noinline)) ATTEND_DOT_TARGET inline void pair_blocks(const ValueR
             for (int c = 0; c < 2 * H; ++c) sum[q][c] = PairUnit::dot(x[c], w, sum[q][c]);
         }
     }
-    join_values<G, 2 * H>(rows, column, sum);
+    join_values<G, 2 * H, PairUnit>(rows, column, sum);
 }
 
 template <int G, int H>
@@ -160,11 +165,11 @@ inline void add_values(const ValueRows& rows) {
     int64_t column = 0;
 #if defined(ATTEND_ISA_avx512)
     // A single row has registers for whole rows of values, which are then read from end to end.
-    if constexpr (G == 1)
+    if constexpr (G == 1 && Unit::element == Element::f32)
         for (; column + 24 * batch_lanes <= rows.columns; column += 24 * batch_lanes)
-            float_columns<1, 24, false>(rows, column, 0);
+            float_columns<1, 24, false, Unit>(rows, column, 0);
 #endif
-    float_values<G, (G == 1 ? 8 : value_registers / G)>(rows, column);
+    float_values<G, (G == 1 ? 8 : value_registers / G), Unit>(rows, column);
 }
 
 // Where column c lies in a row of acc.
