@@ -91,9 +91,12 @@ using namespace attend::ATTEND_ISA;
 extern "C" uint64_t ATTEND_KERNEL(attend_quantised_workspace)(const attend_quantised_problem* problem,
                                                               uint32_t max_workers) {
     QuantisedRun run = describe(*problem, nullptr);
+    // Which processor will run the plan is not known here: room for what the best of this entry keeps.
+    run.pairs = ATTEND_HAS_DOTS != 0;
+    run.value_pairs = run.pairs && run.weights != Format::none && run.values != Format::none;
     Workspace space;
-    QuantisedRun::take(space, run);
     const uint32_t workers = max_workers == 0 ? 1 : max_workers;
+    QuantisedRun::take(space, run, workers);
     const uint64_t tiles = tiles_workspace(*problem->tile, run.key_dim, workers);
     Workspace bound;
     if (problem->max_error > 0.0) take_bound(bound, run, workers);
@@ -118,13 +121,11 @@ extern "C" attend_status ATTEND_KERNEL(attend_quantised_forward)(const attend_qu
         return text.fail(context->error, ATTEND_BAD_SHAPE, "query");
     }
     Workspace space(context->workspace);
-    QuantisedRun::take(space, run);
-    if (run.scaled()) {
-        const attend_status prepared = prepare(run, problem->hadamard_seed, context);
-        if (prepared != ATTEND_OK) return prepared;
-        const attend_status finite = refuse_wild(*problem, run, context->error);
-        if (finite != ATTEND_OK) return finite;
-    }
+    QuantisedRun::take(space, run, worker_count(context));
+    const attend_status prepared = prepare(run, problem->hadamard_seed, context);
+    if (prepared != ATTEND_OK) return prepared;
+    const attend_status finite = run.scaled() ? refuse_wild(*problem, run, context->error) : ATTEND_OK;
+    if (finite != ATTEND_OK) return finite;
     attend_context rest = *context;
     rest.workspace = static_cast<char*>(context->workspace) + space.used();
     rest.workspace_bytes = context->workspace_bytes - space.used();

@@ -185,6 +185,7 @@ private:
     void segment_range(const attend_key_segment& segment, int64_t first, int64_t begin, int64_t end, bool main,
                        bool partial) {
         if (begin >= end) return;
+        if (block_.keeps_values()) begin -= begin % 2;
         const int64_t most = run_.sizes.key_tile, parts = divide_up(end - begin, most);
         const int64_t step = lesser(most, round_up(divide_up(end - begin, parts), 16));
         for (; begin < end; begin += step) {

@@ -7,6 +7,9 @@
 
 namespace attend::ATTEND_ISA {
 
+// What runs where products of bf16 pairs are wanted and the processor has them; other entries never get there.
+constexpr Dots block_dots = ATTEND_HAS_DOTS ? Dots::hardware : Dots::portable;
+
 ATTEND_ALWAYS_INLINE Batch on_bf16_grid(const Batch& x) {
     return float_of(both(round_to_high(x), all_pairs(0xFFFF0000u)));
 }

@@ -89,6 +89,9 @@ ATTEND_ALWAYS_INLINE void integer_tile(const IntegerProduct& product, int64_t fi
         Pairs vector[size_t{V}];
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) vector[v] = load_pairs(x + v * batch_lanes);
+        // The rows of the next register tile, one after the other.
+        if constexpr (R == tile_rows)
+            __builtin_prefetch(rows[0] + (R + t % R) * product.row_bytes + t / R * (4 * R));
         ATTEND_UNROLL
         for (int row = 0; row < R; ++row) {
             const Pairs codes = broadcast_pair(rows[row] + 4 * t);
@@ -96,13 +99,33 @@ ATTEND_ALWAYS_INLINE void integer_tile(const IntegerProduct& product, int64_t fi
             for (int v = 0; v < V; ++v) acc[row][v] = integer_dot<kind>(acc[row][v], codes, vector[v]);
         }
     }
+    // Copies, since the stores might change what the struct points to for all that the compiler knows.
+    float* const out = product.out + first * lanes;
+    const float* const row_scale = product.row_scale + first;
+    Batch lane_scale[size_t{V}];
+    ATTEND_UNROLL
+    for (int v = 0; v < V; ++v) lane_scale[v] = load(product.lane_scale + v * batch_lanes);
+    // Rows of one block of keys share a scale: lane_scale then becomes the product.
+    bool same = true;
+    ATTEND_UNROLL
+    for (int row = 1; row < R; ++row) same &= row_scale[row] == row_scale[0];
+    if (same) {
+        ATTEND_UNROLL
+        for (int v = 0; v < V; ++v) lane_scale[v] = lane_scale[v] * Batch(row_scale[0]);
+        ATTEND_UNROLL
+        for (int row = 0; row < R; ++row) {
+            ATTEND_UNROLL
+            for (int v = 0; v < V; ++v)
+                store(out + row * lanes + v * batch_lanes, lane_scale[v] * integers_as_floats(acc[row][v]));
+        }
+        return;
+    }
     ATTEND_UNROLL
     for (int row = 0; row < R; ++row) {
-        const Batch scale(product.row_scale[first + row]);
+        const Batch scale(row_scale[row]);
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v)
-            store(product.out + (first + row) * lanes + v * batch_lanes,
-                  (load(product.lane_scale + v * batch_lanes) * scale) * integers_as_floats(acc[row][v]));
+            store(out + row * lanes + v * batch_lanes, (lane_scale[v] * scale) * integers_as_floats(acc[row][v]));
     }
 }
 template <int V, Integers kind>

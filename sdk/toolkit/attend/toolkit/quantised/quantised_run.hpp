@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a call in low precision knows beside the tile problem: formats, codes and scales, and how a row becomes them.
 //
-// Keys of the scaled formats are stored as codes, one byte each; queries are quantised again whenever a tile loads them
-// and values whenever a group of tiles takes up a block, so of these only scales are kept.
+// Keys of the scaled formats are stored as codes, one byte each; queries are quantised again whenever a tile loads them.
+// Where products are those of bf16 pairs and many queries share the keys, values (and keys of bf16) are rounded once and
+// kept in 16 bits; elsewhere whenever a group of tiles takes up a block.
 #pragma once
 
 #include "attend/toolkit/core/tensor_view.hpp"
@@ -46,8 +47,12 @@ struct QuantisedRun {
     float* value_mean;    // [B, Hkv, Dv]
     float* value_scales;  // [B, Hkv, Dv]
     float* value_inverse;
-    float* signs;         // [rotated]
-    int32_t* not_finite;  // [3]: query, key, value
+    float* signs;          // [rotated]
+    uint16_t* key_rows;    // [B, Hkv, Nk, D], of bf16
+    uint32_t* value_rows;  // [B, Hkv, pairs of keys, Dv] as products read them; rows that are not finite are zero
+    uint8_t* wild_values;  // [B, Hkv, Nk]: the row is not finite; of bf16
+    float* room;           // [workers][room_floats]: rows of a block that wait for its scale
+    int32_t* not_finite;   // [3]: query, key, value
 
     bool scaled() const { return scores == Format::int8 || scores == Format::e4m3; }
     int64_t heads() const { return batch * kv_heads; }
@@ -56,11 +61,25 @@ struct QuantisedRun {
     }
     int64_t key_length(int64_t item) const { return key_lengths != nullptr ? integer_at(key_lengths, item) : kv_len; }
     int64_t kv_head_of(int64_t q_head) const { return q_head * kv_heads / q_heads; }
+    int64_t value_pair_rows() const { return (kv_len + 1) / 2; }
+    int64_t room_floats() const { return block_k * key_dim; }
     float largest_code() const { return scores == Format::int8 ? 127.0f : e4m3_largest; }
 
-    static void take(Workspace& space, QuantisedRun& run) {
-        if (!run.scaled()) return;
+    // Whether rounded rows are kept. With few queries they are read as often as the tensors themselves.
+    static constexpr int64_t many_queries = 512;
+    bool keeps_rows() const { return pairs && value_dim <= most_rotated && q_len * q_heads >= many_queries * kv_heads; }
+
+    static void take(Workspace& space, QuantisedRun& run, int64_t workers) {
         const int64_t heads = run.heads();
+        if (run.keeps_rows()) {
+            if (!run.scaled() && (run.key.storage != Storage::bf16 || run.key.step() != 1))
+                run.key_rows = space.take<uint16_t>(heads * run.kv_len * run.head_dim);
+            if (run.value_pairs) run.value_rows = space.take<uint32_t>(heads * run.value_pair_rows() * run.value_dim);
+            if (!run.scaled() && run.value_pairs) run.wild_values = space.take<uint8_t>(heads * run.kv_len);
+        }
+        run.not_finite = space.take<int32_t>(3);
+        if (!run.scaled()) return;
+        run.room = space.take<float>(workers * run.room_floats());
         run.codes = space.take<int8_t>(heads * run.kv_len * run.key_dim);
         if (run.scores == Format::int8) run.code_sums = space.take<int32_t>(heads * run.kv_len);
         run.key_scales = space.take<float>(heads * run.k_blocks);
@@ -70,7 +89,6 @@ struct QuantisedRun {
         if (run.values == Format::e4m3) run.value_scales = space.take<float>(heads * run.value_dim);
         if (run.values == Format::e4m3) run.value_inverse = space.take<float>(heads * run.value_dim);
         if (run.incoherent) run.signs = space.take<float>(run.rotated);
-        run.not_finite = space.take<int32_t>(3);
     }
 
     // What a mean takes from the scores of a query: scale q . mean, one rounding.

@@ -27,9 +27,6 @@ ATTEND_ALWAYS_INLINE void by_vectors(int vectors, F f) {
         f(Vectors<1>{});
 }
 
-// What runs where KeyBlock::dots() is true; entries without the instruction never get there.
-constexpr Dots block_dots = ATTEND_HAS_DOTS ? Dots::hardware : Dots::portable;
-
 class KeyBlock {
 public:
     // key_stage: [key_tile][head_dim] floats, needed for types other than float32; value_stage: [key_tile][value_dim].
@@ -47,6 +44,8 @@ public:
           pairs_(quantised != nullptr ? quantised->value_pairs : dots),
           quantised_(quantised) {}
 
+    // Values were rounded before the first tile: blocks then begin at an even row.
+    bool keeps_values() const { return quantised_ != nullptr && quantised_->value_rows != nullptr; }
     // Whether weights and values are multiplied as pairs of keys.
     bool pairs() const { return pairs_; }
     int64_t first() const { return first_; }
@@ -187,12 +186,18 @@ public:
     // Looks for value rows that hold NaN or infinity, once per block; from then on values() takes them as zeros, and
     // every tile adds them by itself where they are seen. Returns whether there are any in [begin, end).
     bool find_wild(int64_t begin, int64_t end) {
-        if (!searched_) {
+        if (!searched_ && keeps_values()) {
+            searched_ = true;
+            const QuantisedRun& run = *quantised_;
+            const uint8_t* wild = run.wild_values + (batch_ * run.kv_heads + kv_head_) * run.kv_len + row_;
+            for (int64_t at = 0; at < count_ && run.not_finite[2] != 0; ++at)
+                if (wild[at] != 0) wild_[wilds_++] = static_cast<int16_t>(at);
+        } else if (!searched_) {
             searched_ = true;
             if (!all_finite())
                 for (int64_t at = 0; at < count_; ++at)
                     if (!stored_row_is_finite(at)) wild_[wilds_++] = static_cast<int16_t>(at);
-            if (wilds_ > 0) value_ = nullptr;
+            if (wilds_ > 0) value_ = nullptr;  // zeros in their place when they are loaded again
         }
         return wild_in(begin, end);
     }
@@ -233,17 +238,24 @@ private:
         float value;
         widen_row(storage_, value_row_ + row * value_bytes_ + column * value_step_ * storage_bytes(storage_), 1, 1,
                   &value);
-        return value;
+        const bool rounds = quantised_ != nullptr && quantised_->values == Format::bf16;
+        return rounds ? bf16_to_float(float_to_bf16(value)) : value;
     }
 
     uint32_t* value_pairs() const { return reinterpret_cast<uint32_t*>(value_stage_); }
+    // Pairs of the first keys: kept ones, which are not to be written, or those of the stage.
+    const uint32_t* first_pairs() const {
+        if (!keeps_values()) return value_pairs();
+        const QuantisedRun& run = *quantised_;
+        return run.value_rows + ((batch_ * run.kv_heads + kv_head_) * run.value_pair_rows() + row_ / 2) * value_dim_;
+    }
 
     template <int V>
     void pair_values(int64_t begin, int64_t keys, const float* weights, int64_t lanes, float* acc, Into into,
                      const float* rescale, Ahead* ahead) const {
         const uint32_t* x = reinterpret_cast<const uint32_t*>(weights);
         const int64_t row_bytes = 4 * value_dim_;
-        const uint32_t* pairs = value_pairs() + begin / 2 * value_dim_;
+        const uint32_t* pairs = first_pairs() + begin / 2 * value_dim_;
         // A range may end between the keys of a pair. The other one is hidden: it is not multiplied, not even by zero.
         const bool cut = keys % 2 != 0 && begin + keys < count_;
         const int64_t whole = cut ? keys - 1 : keys + keys % 2;
@@ -324,6 +336,11 @@ private:
             }
             return;
         }
+        if (run.key_rows != nullptr) {
+            key_row_ = reinterpret_cast<const char*>(run.key_rows + (head * run.kv_len + row_) * width);
+            key_bytes_ = 2 * width;
+            return;
+        }
         const StoredView key = stored_view(segment_->key);
         key_row_ = key.at(batch_, kv_head_, row_);
         key_bytes_ = key.strides[2];
@@ -349,7 +366,7 @@ private:
     }
 
     void load_values() {
-        if (value_ != nullptr) return;
+        if (value_ != nullptr || keeps_values()) return;
         if (quantised_ != nullptr) return load_quantised_values();
         if (storage_ == Storage::f32 && wilds_ == 0) {
             value_ = reinterpret_cast<const float*>(value_row_);

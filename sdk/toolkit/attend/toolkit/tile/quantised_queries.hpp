@@ -49,7 +49,7 @@ inline void load_quantised_queries(const TileRun& tile_run, const TileScratch& s
         const char* const from = run.query.at(rows.batch, head, i);
         const float* row = room;
         if (run.scaled()) {
-            if (run.smooth_keys) {
+            if (run.smooth_keys && (run.adds_shift || tile_run.needs_lse)) {
                 widen_row(run.query.storage, from, run.query.step(), run.head_dim, room);
                 const int64_t key_head = rows.batch * run.kv_heads + rows.kv_head;
                 state.lane_shift[lane] = run.shift_of(room, run.key_mean + key_head * run.head_dim);

@@ -376,7 +376,10 @@ private:
         bool wild = false;
         const QuantisedRun* const low = run_->quantised;
         const bool looks = low == nullptr || !low->scaled();  // scaled formats have refused what is not finite
-        if (output && looks) wild = hides ? block.find_wild(begin, begin + keys) : block.wild_in(begin, begin + keys);
+        // Kept values have zeros in place of what is not finite, whether it is hidden or not.
+        if (output && looks)
+            wild = hides || block.keeps_values() ? block.find_wild(begin, begin + keys)
+                                                 : block.wild_in(begin, begin + keys);
         if (wild) __builtin_memcpy(scratch_->extra, scores, static_cast<size_t>(keys * lanes_) * sizeof(float));
         by_vectors(vectors_, [&](auto v) {
             constexpr int count = decltype(v)::count;
