@@ -323,6 +323,62 @@ TEST_CASE("flash-attention-v3: halves") {
     }
 }
 
+TEST_CASE("flash-attention-v3: parts of the queries") {
+    // From 512 queries of a key head on, rows are rounded before the first tile; 128 queries see the others' blocks.
+    Random random(42);
+    ForwardInputs inputs = make_inputs(random, {2, 4, 2, 300, 201, 24, 20});
+    inputs.key_lengths = lengths({201, 87});
+    inputs.mask = bools({1, 1, 300, 201}, [&](const auto& index) {
+        return index[3] == 8 ? index[2] % 2 == 0 : index[3] != 7 && random.below(8) != 0;
+    });
+    for (const char* precision : low_precisions) {
+        ForwardInputs wild = inputs;
+        wild.value = take(*inputs.value, 0, {0, 1});
+        for (const std::int64_t padding : {88, 100, 200}) at(*wild.value, 1, 0, padding, 3) = NAN;
+        // What every query hides, and what half of them see: infinity reaches those and no other.
+        if (std::string(precision) == "bf16") {
+            at(*wild.value, 0, 1, 7, 2) = NAN;
+            at(*wild.value, 0, 1, 8, 4) = std::numeric_limits<float>::infinity();
+        }
+        for (const NamedValues& more :
+             {NamedValues{}, NamedValues{{"block_size_kv", 48}}, NamedValues{{"dropout", 0.25}, {"seed", 3}}}) {
+            const NamedValues options = in(precision, more);
+            const ForwardResult whole = forward(wild, v3, options);
+            for (std::int64_t first = 0; first < 300 && more.empty(); first += 128) {
+                const std::vector<std::int64_t> rows = range(first, std::min<std::int64_t>(first + 128, 300));
+                ForwardInputs part = wild;
+                part.query = take(wild.query, 2, rows);
+                part.mask = take(*wild.mask, 2, rows);
+                const ForwardResult got = forward(part, v3, options);
+                CHECK(same_bits(got.output, take(whole.output, 2, rows)));
+                CHECK(same_bits(*got.lse, take(*whole.lse, 2, rows)));
+            }
+            bool placed = true;
+            for (std::int64_t b = 0; b < 2; ++b)
+                for (std::int64_t h = 0; h < 4; ++h)
+                    for (std::int64_t i = 0; i < 300; ++i)
+                        for (std::int64_t c = 0; c < 20; ++c) {
+                            const bool reached =
+                                std::string(precision) == "bf16" && b == 0 && h >= 2 && c == 4 && i % 2 == 0;
+                            placed = placed && (std::isfinite(at(whole.output, b, h, i, c)) || reached);
+                            if (reached && more.empty())
+                                placed =
+                                    placed && at(whole.output, b, h, i, c) == std::numeric_limits<float>::infinity();
+                        }
+            CHECK(placed);
+        }
+        // Windows begin and end at any key, so blocks of pairs do.
+        for (const std::int64_t left : {5, 30, 131}) {
+            const NamedValues window{{"window_left", left}, {"window_right", 12}, {"causal_offset", -40}};
+            const ForwardResult got = forward(inputs, v3, in(precision, window));
+            const specs::Call call{&inputs, got.options()};
+            const specs::Expected expected = specs::quantised::solved_rounded(call, Rounded(call));
+            CHECK(difference(values(got.output), expected.o) <= 0x1p-7 * largest(values(*inputs.value)));
+            CHECK(difference(values(*got.lse), expected.lse) <= 2e-5);
+        }
+    }
+}
+
 TEST_CASE("flash-attention-v3: quality") {
     Random random(37);
     const ForwardInputs inputs = make_inputs(random, square(1, 1024, 128));
