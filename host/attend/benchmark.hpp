@@ -22,7 +22,7 @@ namespace attend {
 
 struct BenchmarkSettings {
     ServiceSettings service;
-    std::string suite;  // quick, comprehensive, memory, scaling, experts, stress, targets; empty: quick
+    std::string suite;                    // one of benchmark_suites(); empty: quick
     std::vector<std::string> mechanisms;  // empty: all of the suite
     std::string category;                 // empty: all
     std::vector<std::int64_t> lengths, dims;
@@ -56,7 +56,7 @@ struct BenchmarkRow {
     std::uint64_t runs{0};
     double median_ms{0}, lower_ms{0}, upper_ms{0}, fastest_ms{0};  // 0 runs: there is no time
     double flops{0}, gflops{0}, peak{0}, share{0};
-    std::string peak_kind;  // fma, bf16, memory
+    std::string peak_kind;  // fma, bf16, int8 and bf16, memory
     double bytes_moved{0}, gbps{0};
     std::uint64_t workspace_bytes{0}, peak_resident_bytes{0}, extra_bytes{0};
     std::string checked_against;

@@ -207,7 +207,7 @@ BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak, 
         row.note += (row.note.empty() ? "" : "; ") + ("disturbed: other work took a processor " +
                                                       std::to_string(static_cast<int>(disturbances)) + " times");
     row.peak = middle.peak;
-    row.peak_kind = kind == PeakKind::bf16 ? "bf16" : kind == PeakKind::memory ? "memory" : "fma";
+    row.peak_kind = peak_name(kind);
     const double rate = kind == PeakKind::memory ? row.gbps : row.gflops;
     row.share = row.peak > 0 ? rate / row.peak : 0.0;
     row.peak_resident_bytes = peak_resident_bytes();

@@ -64,6 +64,7 @@ Result<void> run_comprehensive(Bench& bench, const std::vector<MechanismPtr>& me
 Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_scaling(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_decode(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
+Result<void> run_precision(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_stress(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 Result<void> run_experts(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
 // The rows of the table of targets; the mechanisms are those that it names.

@@ -63,10 +63,15 @@ bool has_choice(const CallPlan& plan, const char* name, const char* choice) {
 // Built-in mechanisms whose core form is softmax attention and nothing else. Others that are exact too add terms of
 // their own to the scores; of a plugin, `exact` means this.
 bool plain_softmax(const MechanismRecord& mechanism) {
-    static const std::vector<std::string> names{
-        "standard-mha",          "grouped-query-attention",      "multi-query-attention",
-        "causal-self-attention", "bidirectional-self-attention", "cross-attention",
-        "flash-attention-v2",    "flash-attention-v3",           "flash-decoding"};
+    static const std::vector<std::string> names{"standard-mha",
+                                                "grouped-query-attention",
+                                                "multi-query-attention",
+                                                "causal-self-attention",
+                                                "bidirectional-self-attention",
+                                                "cross-attention",
+                                                "flash-attention-v2",
+                                                "flash-decoding"};
+    if (mechanism.built_in && mechanism.name == "flash-attention-v3") return true;  // but for its rounding
     return mechanism.numerics == ATTEND_EXACT &&
            (!mechanism.built_in || std::find(names.begin(), names.end(), mechanism.name) != names.end());
 }
@@ -245,6 +250,14 @@ double relative_error(const Tensor& output, const std::vector<double>& expected)
 }
 
 double tolerance(const CallSpec& spec, DType computed_in) {
+    if (spec.mechanism.ends_with("flash-attention-v3")) {
+        std::string precision = "bf16";
+        for (const auto& [name, value] : spec.options)
+            if (name == "precision" && value.is_string()) precision = value.as_string();
+        if (precision == "int8") return 5e-2;
+        if (precision == "fp8") return 2e-1;
+        if (precision == "bf16") return 2e-2;
+    }
     // Eight bits of mantissa in the inputs, the weights and the output, and sums of them; float32 loses with the length
     // of its sums.
     if (computed_in == DType::bf16 || spec.dtype == DType::bf16) return 2e-2;

@@ -176,11 +176,26 @@ Json Peaks::json() const {
 double measure_peak(PeakKind kind, std::uint64_t isa, std::uint32_t threads, const std::vector<int>& cpus) {
     const Kernels kernels = kernels_of(isa);
     if (kind == PeakKind::memory) return read_rate(kernels.read, threads, cpus);
+    if (kind == PeakKind::int8_mix) {
+        const double int8 = measure_peak(PeakKind::int8, isa, threads, cpus);
+        return int8 > 0 ? 2.0 / (1.0 / int8 + 1.0 / measure_peak(PeakKind::bf16, isa, threads, cpus)) : 0.0;
+    }
     const Compute kernel = kind == PeakKind::int8                              ? kernels.int8
                            : kind == PeakKind::bf16 && kernels.bf16 != nullptr ? kernels.bf16
                                                                                : kernels.fma;
     if (kernel == nullptr) return 0.0;
     return together(threads, cpus, [&](std::uint32_t) { return compute_rate(kernel); });
+}
+
+const char* peak_name(PeakKind kind) {
+    switch (kind) {
+        case PeakKind::fma: return "fma";
+        case PeakKind::bf16: return "bf16";
+        case PeakKind::int8: return "int8";
+        case PeakKind::int8_mix: return "int8 and bf16";
+        case PeakKind::memory: return "memory";
+    }
+    return "";
 }
 
 Peaks measure_peaks(std::uint64_t isa, std::uint32_t threads, const std::vector<int>& cpus) {

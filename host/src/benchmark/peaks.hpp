@@ -11,7 +11,8 @@
 
 namespace attend::benchmark {
 
-enum class PeakKind { fma, bf16, int8, memory };
+// int8_mix: half of the operations are int8 dots, half bf16 dots.
+enum class PeakKind { fma, bf16, int8, int8_mix, memory };
 
 // Rates in 1e9 per second (operations, bytes); 0 where the machine or the permitted instruction sets lack it. `fma` is
 // that of the widest permitted set, `bf16` that of the dot where there is one and else fma.
@@ -29,6 +30,8 @@ struct Peaks {
                                   const std::vector<int>& cpus);
 // All of them, for the head of a report.
 [[nodiscard]] Peaks measure_peaks(std::uint64_t isa, std::uint32_t threads, const std::vector<int>& cpus);
+
+[[nodiscard]] const char* peak_name(PeakKind kind);
 
 // Processors that this process may use.
 [[nodiscard]] std::vector<int> permitted_cpus();

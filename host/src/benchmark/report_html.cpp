@@ -136,10 +136,10 @@ std::string charts(const BenchmarkReport& report) {
             same.push_back(row);
     const auto length = [](const BenchmarkRow& row) { return static_cast<double>(row.kv_len); };
     const auto time = [](const BenchmarkRow& row) { return row.median_ms; };
-    if (report.suite == "scaling")
-        text += drawing("Time against length", "keys", "ms", collect(same, "", length, time), true);
+    const bool together = report.suite == "scaling" || report.suite == "precision";
+    if (together) text += drawing("Time against length", "keys", "ms", collect(same, "", length, time), true);
     for (const std::string& category : categories)
-        if (!category.empty() && report.suite != "scaling")
+        if (!category.empty() && !together)
             text +=
                 drawing("Time against length: " + category, "keys", "ms", collect(same, category, length, time), true);
     text += drawing("Error against time", "ms", "relative error",

@@ -129,20 +129,21 @@ Result<std::vector<MechanismPtr>> chosen_mechanisms(const BenchmarkSettings& set
     return chosen;
 }
 
+struct Suite {
+    const char* name;
+    Result<void> (*run)(Bench&, const std::vector<MechanismPtr>&, BenchmarkReport&);
+};
+constexpr Suite suites[] = {{"quick", run_quick},     {"comprehensive", run_comprehensive},
+                            {"memory", run_memory},   {"precision", run_precision},
+                            {"scaling", run_scaling}, {"decode", run_decode},
+                            {"experts", run_experts}, {"stress", run_stress},
+                            {"targets", run_targets}};
+
 bool good(const BenchmarkRow& row) {
     return row.status != "wrong" && row.status != "failed" &&
            !(row.target &&
              (row.target->result == "missed" || row.target->result == "wrong" || row.target->result == "failed"));
 }
-
-struct Suite {
-    std::string_view name;
-    Result<void> (*run)(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report);
-};
-constexpr Suite suites[] = {{"quick", run_quick},     {"comprehensive", run_comprehensive},
-                            {"memory", run_memory},   {"scaling", run_scaling},
-                            {"experts", run_experts}, {"stress", run_stress},
-                            {"targets", run_targets}};
 
 }  // namespace
 }  // namespace benchmark
@@ -161,9 +162,9 @@ Result<BenchmarkReport> BenchmarkRunner::run() {
     const auto begin = std::chrono::steady_clock::now();
     BenchmarkReport report;
     report.suite = settings_.suite.empty() ? "quick" : settings_.suite;
-    const auto& suites = benchmark_suites();
-    if (std::find(suites.begin(), suites.end(), report.suite) == suites.end())
-        return unknown("--suite", "suite", report.suite, suites);
+    const auto chosen = std::find_if(std::begin(suites), std::end(suites),
+                                     [&](const Suite& suite) { return report.suite == suite.name; });
+    if (chosen == std::end(suites)) return unknown("--suite", "suite", report.suite, benchmark_suites());
     settings_.repeat = std::max<std::uint64_t>(settings_.repeat, 10);
     CallSpec probe;
     if (auto done = apply_precision(probe, settings_.precision); !done) return done.error();
@@ -178,9 +179,7 @@ Result<BenchmarkReport> BenchmarkRunner::run() {
         (*service)->threads(), static_cast<std::uint32_t>(std::max<std::size_t>(bench.cpus().size(), 1)));
     report.peaks.push_back(measure_peaks((*service)->isa(), 1, bench.cpus()).json());
     if (threads > 1) report.peaks.push_back(measure_peaks((*service)->isa(), threads, bench.cpus()).json());
-    const auto* suite = std::find_if(std::begin(benchmark::suites), std::end(benchmark::suites),
-                                     [&](const Suite& known) { return known.name == report.suite; });
-    Result<void> done = suite->run(bench, *mechanisms, report);
+    Result<void> done = chosen->run(bench, *mechanisms, report);
     bench.progress("");
     unpin_threads(bench.cpus());
     if (!done) return done.error();

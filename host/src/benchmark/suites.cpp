@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The suites quick, comprehensive, memory and scaling.
+// The suites quick, comprehensive, memory, precision and scaling.
 #include <algorithm>
 
 #include "benchmark/bench.hpp"
@@ -100,6 +100,50 @@ Result<void> run_memory(Bench& bench, const std::vector<MechanismPtr>& mechanism
     report.notes.emplace_back(
         "extra memory is the growth of the resident size during the first run: outputs and workspace; of materialised "
         "output and scores");
+    return {};
+}
+
+Result<void> run_precision(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
+    // tensors: what the call's are of; option: the mechanism's own, on float32 tensors.
+    static constexpr struct {
+        const char *mechanism, *tensors, *option;
+        PeakKind peak;
+    } lines[] = {
+        {"flash-attention-v2", "fp32", "", PeakKind::fma},
+        {"flash-attention-v2", "bf16", "", PeakKind::bf16},
+        {"flash-attention-v3", "fp32", "fp32", PeakKind::fma},
+        {"flash-attention-v3", "fp32", "bf16", PeakKind::bf16},
+        {"flash-attention-v3", "fp32", "int8", PeakKind::int8_mix},
+        {"flash-attention-v3", "fp32", "fp8", PeakKind::bf16},
+    };
+    const BenchmarkSettings& settings = bench.settings();
+    std::vector<std::int64_t> lengths = settings.lengths;
+    if (lengths.empty()) lengths = {512, 1024, 2048, 4096, 8192};
+    for (const auto& line : lines) {
+        const std::string precision = *line.option != 0 ? line.option : line.tensors;
+        if (!settings.precision.empty() && settings.precision != precision) continue;
+        for (const MechanismPtr& mechanism : mechanisms) {
+            if (mechanism->name != line.mechanism) continue;
+            CallSpec spec = spec_of(bench, *mechanism);
+            spec.precision.clear();
+            if (auto done = apply_precision(spec, line.tensors); !done) return done.error();
+            if (*line.option != 0) spec.options.emplace_back("precision", line.option);
+            if (settings.dims.empty()) spec.dim = 128;
+            spec.threads = all_threads(bench);
+            for (const std::int64_t length : lengths) {
+                spec.q_len = spec.kv_len = length;
+                const bool is_long = length > 2048;  // many times as long as a disturbance
+                BenchmarkRow row = bench.measure(spec, line.peak, is_long ? 1 : 3, is_long ? 5 : 0);
+                row.precision = precision;
+                if (row.status == "measured") row.error = bench.distance_from_exact(spec);
+                report.rows.push_back(std::move(row));
+            }
+        }
+    }
+    report.notes.emplace_back(
+        "flash-attention-v2 in bf16 has tensors of bf16, flash-attention-v3 rounds float32 tensors; the peak of int8 "
+        "is "
+        "that of half of the operations as int8 dots and half as bf16 dots, of fp8 the bf16 dot");
     return {};
 }
 
