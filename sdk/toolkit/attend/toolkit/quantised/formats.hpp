@@ -28,12 +28,15 @@ ATTEND_ALWAYS_INLINE Batch on_e4m3_grid(const Batch& x) {
     return choose(x == x, float_of(either(bits_of(bounded), sign)), x);
 }
 
-// Code of a finite value on the grid, and back; both exact.
-inline uint8_t e4m3_code(float x) {
-    const uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = (bits >> 24) & 0x80u, size_bits = bits & 0x7FFFFFFFu;
-    const float size = __builtin_bit_cast(float, size_bits);
-    const uint32_t normal = (size_bits >> 20) - (120u << 3), tiny = static_cast<uint32_t>(size * 512.0f);
-    return static_cast<uint8_t>(sign | (size < e4m3_smallest_normal ? tiny : normal));
+// Codes of finite values on the grid, in the low byte of each lane, and back; both exact.
+ATTEND_ALWAYS_INLINE Pairs e4m3_codes(const Batch& x) {
+    const Pairs bits = bits_of(x), size_bits = both(bits, all_pairs(0x7FFFFFFFu));
+    const Batch size = float_of(size_bits);
+    const Pairs normal = sum(shift_right<20>(size_bits), all_pairs(0u - (120u << 3)));
+    // Beside 2^14 the unit in the last place is that of the subnormal codes.
+    const Pairs tiny = both(bits_of(size + Batch(0x1p14f)), all_pairs(0xFu));
+    const Batch code = choose(size < Batch(e4m3_smallest_normal), float_of(tiny), float_of(normal));
+    return either(bits_of(code), both(shift_right<24>(bits), all_pairs(0x80u)));
 }
 inline float e4m3_value(uint8_t code) {
     // The bits of a float whose exponent is 120 too small, subnormal codes included.

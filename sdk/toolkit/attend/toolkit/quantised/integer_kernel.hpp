@@ -90,8 +90,7 @@ ATTEND_ALWAYS_INLINE void integer_tile(const IntegerProduct& product, int64_t fi
         ATTEND_UNROLL
         for (int v = 0; v < V; ++v) vector[v] = load_pairs(x + v * batch_lanes);
         // The rows of the next register tile, one after the other.
-        if constexpr (R == tile_rows)
-            __builtin_prefetch(rows[0] + (R + t % R) * product.row_bytes + t / R * (4 * R));
+        if constexpr (R == tile_rows) __builtin_prefetch(rows[0] + (R + t % R) * product.row_bytes + t / R * (4 * R));
         ATTEND_UNROLL
         for (int row = 0; row < R; ++row) {
             const Pairs codes = broadcast_pair(rows[row] + 4 * t);

@@ -114,7 +114,8 @@ struct QuantisedRun {
         turn(query, item, head, row, nullptr, to);
     }
 
-    // Codes of a row: integers for int8, bytes of e4m3; the row becomes their values, without the scale.
+    // Codes of a row: integers for int8, bytes of e4m3. The row becomes their values, without the scale; but where codes of
+    // e4m3 are wanted it is lost.
     void encode(float* row, float inverse, int8_t* codes_of_row) const {
         const int64_t count = key_dim;
         if (scores == Format::int8) {
@@ -130,10 +131,15 @@ struct QuantisedRun {
             for (d = 0; d < count; ++d) codes_of_row[d] = static_cast<int8_t>(static_cast<int32_t>(row[d]));
             return;
         }
+        const auto encoded = [&](const Batch& x) {
+            const Batch rounded = on_e4m3_grid(x * Batch(inverse));
+            return codes_of_row != nullptr ? float_of(e4m3_codes(rounded)) : rounded;
+        };
         int64_t d = 0;
-        for (; d + batch_lanes <= count; d += batch_lanes) store(row + d, on_e4m3_grid(load(row + d) * Batch(inverse)));
-        if (d < count) store_tail(row + d, on_e4m3_grid(load_tail(row + d, count - d) * Batch(inverse)), count - d);
-        for (d = 0; d < count; ++d) codes_of_row[d] = static_cast<int8_t>(e4m3_code(row[d]));
+        for (; d + batch_lanes <= count; d += batch_lanes) store(row + d, encoded(load(row + d)));
+        if (d < count) store_tail(row + d, encoded(load_tail(row + d, count - d)), count - d);
+        for (d = 0; d < count && codes_of_row != nullptr; ++d)
+            codes_of_row[d] = static_cast<int8_t>(__builtin_bit_cast(uint32_t, row[d]));
     }
 
     float query_scale(int64_t item, int64_t head, int64_t row) const { return scale_pair(item, head, row)[0]; }

@@ -50,11 +50,16 @@ ATTEND_ALWAYS_INLINE Batch lane_butterfly(const Batch& x, const float* signs) {
     return fma(x, load(signs), swap_lanes<step>(x));
 }
 
-// The same for elements that lie in different vectors.
+// The same for elements that lie in different vectors; the last factor is scaled as well.
 ATTEND_ALWAYS_INLINE void row_butterfly(float* a, float* b) {
     const Batch x = load(a), y = load(b);
     store(a, x + y);
     store(b, x - y);
+}
+ATTEND_ALWAYS_INLINE void row_butterfly(float* a, float* b, const Batch& unit) {
+    const Batch x = load(a), y = load(b);
+    store(a, (x + y) * unit);
+    store(b, (x - y) * unit);
 }
 
 // In place; what lies behind the row's width must be zero. Steps ascend: all instruction sets give the same bits.
@@ -74,10 +79,16 @@ __attribute__((noinline)) inline void rotate_row(float* x, int64_t rotated, cons
         if constexpr (batch_lanes > 8) part = lane_butterfly<8>(part, sides[3]);
         store(x + at, part);
     }
-    for (int64_t step = batch_lanes; step < order; step *= 2)
+    int64_t step = batch_lanes;
+    for (; 2 * step < order; step *= 2)
         for (int64_t base = 0; base < rotated; base += 2 * step)
             for (int64_t at = base; at < base + step; at += batch_lanes) row_butterfly(x + at, x + at + step);
-    for (int64_t at = 0; at < rotated; at += batch_lanes) store(x + at, load(x + at) * unit);
+    if (step < order) {
+        for (int64_t base = 0; base < rotated; base += 2 * step)
+            for (int64_t at = base; at < base + step; at += batch_lanes) row_butterfly(x + at, x + at + step, unit);
+    } else {
+        for (int64_t at = 0; at < rotated; at += batch_lanes) store(x + at, load(x + at) * unit);
+    }
 }
 
 }  // namespace attend::ATTEND_ISA

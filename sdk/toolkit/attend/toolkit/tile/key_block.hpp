@@ -318,7 +318,11 @@ private:
         const int64_t width = head_dim_, head = batch_ * run.kv_heads + kv_head_;
         if (run.scaled()) {
             const int8_t* codes = run.codes + (head * run.kv_len + row_) * width;
-            for (int64_t at = 0; at < count_; ++at) key_scale_[at] = run.key_scale(batch_, kv_head_, row_ + at);
+            for (int64_t at = 0; at < count_;) {
+                const float scale = run.key_scale(batch_, kv_head_, row_ + at);
+                const int64_t next = lesser(count_, (row_ + at) / run.block_k * run.block_k + run.block_k - row_);
+                for (; at < next; ++at) key_scale_[at] = scale;
+            }
             code_sums_ = run.code_sums != nullptr ? run.code_sums + head * run.kv_len + row_ : nullptr;
             if (run.scores == Format::int8 && run.integers == Integers::bytes) {
                 key_row_ = reinterpret_cast<const char*>(codes);

@@ -55,7 +55,7 @@ inline void load_quantised_queries(const TileRun& tile_run, const TileScratch& s
                 state.lane_shift[lane] = run.shift_of(room, run.key_mean + key_head * run.head_dim);
             }
             run.turn_query(rows.batch, head, i, room);
-            run.encode(room, run.query_inverse(rows.batch, head, i), codes);
+            run.encode(room, run.query_inverse(rows.batch, head, i), run.scores == Format::int8 ? codes : nullptr);
             state.lane_scale[lane] = run.scale * run.query_scale(rows.batch, head, i);
         } else {
             row = as_floats(run.query.storage, from, run.query.step(), width, room);
