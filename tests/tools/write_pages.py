@@ -82,11 +82,45 @@ def registry_table(attend):
     return text
 
 
+def grid_table(report, line, column, cell, heading):
+    """One line for each line(row), one column for each column(row)."""
+    rows = [row for row in report["rows"] if row["median_ms"]]
+    lines, columns = list(dict.fromkeys(map(line, rows))), sorted(dict.fromkeys(map(column, rows)))
+    cells = {(line(row), column(row)): cell(row) for row in rows}
+    text = f"{report['environment']['cpu']['model']}, {report['environment']['backend']}.\n\n"
+    text += "| " + heading + " | " + " | ".join(str(name) for name in columns) + " |\n" + "|---" * (len(columns) + 1) + "|\n"
+    return text + "".join("| " + name + " | " + " | ".join(cells.get((name, at), "-") for at in columns) + " |\n" for name in lines)
+
+
+def precision_table(report):
+    return grid_table(report, lambda row: f"{row['mechanism']}, {row['precision']}, threads {row['threads']}", lambda row: row["kv_len"],
+                      lambda row: f"{time_text(row['median_ms'])}, {row['share_of_peak']:.0%}", "share of the precision's peak at keys")
+
+
+def decode_table(report):
+    pages = lambda row: row["shape"].partition(" pages of ")[2]
+    return grid_table(report, lambda row: row["precision"] + (f", pages of {pages(row)}" if pages(row) else "") + f", threads {row['threads']}",
+                      lambda row: row["kv_len"], lambda row: f"{row['gbps']:.3g} GB/s, {row['share_of_peak']:.0%}", "rate and share of the memory's at keys")
+
+
+def experts_table(report):
+    return grid_table(report, lambda row: f"{row['mechanism']}, {row['kv_len']} tokens, threads {row['threads']}",
+                      lambda row: int(row["name"].rpartition("E=")[2]),
+                      lambda row: time_text(row["median_ms"]) + (f", x {row['growth']:.2f}" if row["growth"] else ""), "time at experts")
+
+
 def compare_table(report):
     text = "| mechanism | relative L2 error | cosine | largest error |\n|---|---|---|---|\n"
     for row in report["rows"][1:]:
         text += f"| {row['mechanism']} | {row['relative_l2']:.3g} | {row['cosine']:.4f} | {row['max_abs']:.3g} |\n"
     return text
+
+
+# Page, and which report becomes which table in it.
+TABLES = [
+    ("sdk/docs/mechanisms/choosing.md", {"scaling.json": scaling_table, "compare.json": compare_table, "precision.json": precision_table,
+                                         "decode.json": decode_table, "experts.json": experts_table}),
+]
 
 
 def main():
@@ -105,11 +139,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name, mechanism, flags in PICTURES:
             put(source / "sdk/docs/mechanisms/pictures" / f"{name}.svg", draw(attend, mechanism, flags, f"{folder}/{name}.svg"))
-    page = source / "sdk/docs/mechanisms/choosing.md"
-    text = page.read_text()
-    for name, table in (("scaling.json", scaling_table), ("compare.json", compare_table)):
-        text = replaced(text, BEGIN.format(name), table(json.loads((source / "bench/reports" / name).read_text())))
-    put(page, text)
+    for page, tables in TABLES:
+        text = (source / page).read_text()
+        for name, table in tables.items():
+            text = replaced(text, BEGIN.format(name), table(json.loads((source / "bench/reports" / name).read_text())))
+        put(source / page, text)
     readme = source / "README.md"
     put(readme, replaced(readme.read_text(), REGISTRY, registry_table(attend)))
     for path in wrong:
