@@ -475,8 +475,9 @@ TEST_CASE("store: neither the order of the pages nor sharing them changes a bit"
                             const int64_t there = to[static_cast<size_t>(from)];
                             std::copy_n(plain.rows[values].begin() + from * bytes[values], bytes[values],
                                         moved.rows[values].begin() + there * bytes[values]);
-                            std::copy_n(plain.scales[values].begin() + from * c.kv_heads, c.kv_heads,
-                                        moved.scales[values].begin() + there * c.kv_heads);
+                            const int64_t scales = c.kv_heads * ((page + how.scale_keys - 1) / how.scale_keys);
+                            std::copy_n(plain.scales[values].begin() + from * scales, scales,
+                                        moved.scales[values].begin() + there * scales);
                         }
                     const EngineResult b = run_store(entry, moved, how, 2);
                     CHECK(same_bits(a.output, b.output));

@@ -64,7 +64,9 @@ public:
     }
     // Rows from `row` on that have one scale.
     int64_t scaled_alike(int64_t row) const {
-        return pages_ == nullptr ? scale_keys_ - row % scale_keys_ : together(row);
+        const int64_t slot = pages_ == nullptr ? row : row % page_keys_;
+        const int64_t alike = scale_keys_ - slot % scale_keys_, near = together(row);
+        return alike < near ? alike : near;
     }
     float scale_of(int64_t row) const {
         const int64_t first = pages_ == nullptr ? item_ : page_of(row);

@@ -27,7 +27,9 @@ public:
         copied_ = paged_ && problem_.segments[0].key->shape[2] % page_unit != 0;
         staged_ =
             kept != nullptr && (kept->rounding != ATTEND_STORE_AS_IT_IS ||
-                                (is_code(sizes_.key) && (copied_ || (!paged_ && kept->scale_keys % page_unit != 0))));
+                                (is_code(sizes_.key) &&
+                                 (copied_ || (kept->scale_keys % page_unit != 0 &&
+                                              (!paged_ || kept->scale_keys < problem_.segments[0].key->shape[2])))));
         copied_ = copied_ || staged_;
         const int64_t length =
             problem_.query_lengths != nullptr ? integer_at(problem_.query_lengths, batch) : sizes_.q_len;
