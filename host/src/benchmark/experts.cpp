@@ -10,9 +10,11 @@ namespace attend::benchmark {
 Result<void> run_experts(Bench& bench, const std::vector<MechanismPtr>& mechanisms, BenchmarkReport& report) {
     const BenchmarkSettings& settings = bench.settings();
     std::vector<std::int64_t> lengths = settings.lengths;
-    if (lengths.empty()) lengths = {8192, 32768};
+    if (lengths.empty()) lengths = {16384};
     for (const MechanismPtr& mechanism : mechanisms) {
-        if (mechanism->category != "moe") continue;
+        // Slots are as many in all, whatever the number of experts: their cost says something where it is asked for.
+        if (mechanism->category != "moe" || (!mechanism->has(ATTEND_CAP_ROUTED) && settings.mechanisms.empty()))
+            continue;
         for (const std::int64_t length : lengths) {
             double before_ms = 0;
             for (const std::int64_t experts : {4, 8, 16, 32}) {
