@@ -71,7 +71,8 @@ void cost(const Options& options, const PlanArgs& args, attend_cost& cost) {
     const double share = static_cast<double>(top_k(options)) / static_cast<double>(options.experts.num_experts);
     const double queries = share * static_cast<double>(args.desc->q_len), keys = static_cast<double>(args.desc->kv_len);
     const attend_value* share_kv = attend_find_option(args.values, "share_kv");
-    const bool shared = share_kv == nullptr || share_kv->type == 0 || share_kv->u.i != 0;  // the default of scope=global
+    const bool shared =
+        share_kv == nullptr || share_kv->type == 0 || share_kv->u.i != 0;  // the default of scope=global
     cost_of_experts(options.experts, args, queries, is_routed(options) ? share * keys : keys,
                     !is_routed(options) && shared, cost);
 }
