@@ -46,9 +46,14 @@ function(attend_add_kernels TARGET)
     add_library(${objects} OBJECT ${arg_SOURCES})
     attend_plugin_compile_options(${objects})
     target_compile_definitions(${objects} PRIVATE ATTEND_ISA=${entry} ATTEND_ISA_${entry}=1)
-    # Kernels are optimised in every build type: xsimd does not compile for AVX-512 at -O0 with gcc.
+    # Kernels are optimised in every build type: xsimd does not compile for AVX-512 at -O0 with gcc. The narrowest entry is
+    # for processors that others left behind: a shorter build is worth more there.
+    set(level -O3)
+    if(entry STREQUAL "baseline")
+      set(level -O2)
+    endif()
     target_compile_options(${objects} PRIVATE ${ATTEND_FLAGS_${entry}}
-      $<IF:$<CONFIG:Debug>,-O1,-O3> $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions$<SEMICOLON>-fno-rtti>)
+      $<IF:$<CONFIG:Debug>,-O1,${level}> $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions$<SEMICOLON>-fno-rtti>)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND entry STREQUAL "avx512")
       target_compile_options(${objects} PRIVATE -mprefer-vector-width=512)
     endif()
