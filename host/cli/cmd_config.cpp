@@ -6,6 +6,7 @@
 #include "command.hpp"
 #include "errors.hpp"
 #include "service/selector.hpp"
+#include "service/open_checks.hpp"
 #include "session.hpp"
 #include "text.hpp"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // attend describe: everything that a mechanism says about itself.
 #include <algorithm>
-#include <cctype>
 #include <string>
 #include <string_view>
 
@@ -9,36 +8,13 @@
 #include "command.hpp"
 #include "errors.hpp"
 #include "pattern_flags.hpp"
+#include "service/call_plan.hpp"
+#include "service/documents.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
 namespace attend::cli {
 namespace {
-
-const char* numerics_name(std::uint32_t numerics) {
-    return numerics == ATTEND_EXACT ? "exact" : numerics == ATTEND_APPROXIMATE ? "approximate" : "different-function";
-}
-
-// An initialiser without the name that seeds it: "xavierUniform as Wq" is xavierUniform to a reader.
-std::string initialiser_text(const std::string& init) {
-    const auto of_name = [](char c) {
-        return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
-               std::string_view("_.{}").find(c) != std::string::npos;
-    };
-    std::string text;
-    for (std::size_t at = 0; at < init.size();) {
-        std::size_t end = at;
-        if (init.compare(at, 4, " as ") == 0) {
-            end = at + 4;
-            while (end < init.size() && of_name(init[end])) ++end;
-        }
-        if (end > at + 4)
-            at = end;
-        else
-            text += init[at++];
-    }
-    return text;
-}
 
 // Every line two columns further in.
 std::string indented(const std::string& text) {
@@ -78,46 +54,6 @@ std::string left_out_text(const MechanismRecord& mechanism) {
     return text;
 }
 
-Json describe_json(const MechanismRecord& mechanism) {
-    Json options = Json::array(), weights = Json::array(), inputs = Json::array();
-    for (const OptionSpec& option : mechanism.options)
-        options.push(Json::object()
-                         .set("name", option.name)
-                         .set("type", option_type_name(option.type))
-                         .set("default", option.default_value.value_or(Json()))
-                         .set("range", accepted_values(option))
-                         .set("help", option.help));
-    for (const PortRecord& port : mechanism.ports) {
-        if ((port.flags & ATTEND_WEIGHT) != 0)
-            weights.push(Json::object()
-                             .set("name", port.name)
-                             .set("shape", port.shape)
-                             .set("init", initialiser_text(port.init)));
-        else if ((port.flags & ATTEND_INPUT) != 0)
-            inputs.push(Json::object()
-                            .set("name", port.name)
-                            .set("shape", port.shape)
-                            .set("dtypes", json_list(dtype_names(port.dtypes)))
-                            .set("help", port.help));
-    }
-    return Json::object()
-        .set("name", mechanism.shadowed_by.empty() ? mechanism.name : mechanism.qualified_name())
-        .set("category", mechanism.category)
-        .set("summary", mechanism.summary)
-        .set("source", mechanism.reference)
-        .set("complexity", mechanism.time_complexity)
-        .set("options", std::move(options))
-        .set("weights", std::move(weights))
-        .set("inputs", std::move(inputs))
-        .set("capabilities", json_list(capability_names(mechanism.caps)))
-        .set("numerics", numerics_name(mechanism.numerics))
-        .set("guide", Json::object()
-                          .set("formula", mechanism.formula)
-                          .set("cost", mechanism.cost)
-                          .set("use", mechanism.use)
-                          .set("example", mechanism.example));
-}
-
 std::string describe_text(const MechanismRecord& mechanism) {
     std::string text = bold(mechanism.name) + (mechanism.title.empty() ? "" : ": " + mechanism.title) + "\n" +
                        mechanism.summary + "\n\n";
@@ -125,7 +61,7 @@ std::string describe_text(const MechanismRecord& mechanism) {
         aligned({{"category", mechanism.category},
                  {"source", mechanism.reference.empty() ? "-" : mechanism.reference},
                  {"complexity", "time " + mechanism.time_complexity + ", memory " + mechanism.space_complexity},
-                 {"numerics", numerics_name(mechanism.numerics)},
+                 {"numerics", exactness_name(mechanism.numerics)},
                  {"capabilities", join(capability_names(mechanism.caps))},
                  {"dtypes", join(dtype_names(mechanism.dtypes))},
                  {"plugin", mechanism.plugin_id + " " + mechanism.plugin_version + ", back end " + mechanism.backend},

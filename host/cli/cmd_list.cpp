@@ -5,6 +5,7 @@
 #include "command.hpp"
 #include "errors.hpp"
 #include "loading/plugin_loader.hpp"
+#include "service/documents.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
@@ -69,18 +70,9 @@ Result<Outcome> run(const Filters& filters, const GlobalFlags& flags) {
         if (!mechanism->has(*caps)) continue;
         if (counts.empty() || counts.back().first != mechanism->category) counts.emplace_back(mechanism->category, 0);
         ++counts.back().second;
-        const std::string name = mechanism->shadowed_by.empty() ? mechanism->name : mechanism->qualified_name();
-        const std::vector<std::string> capabilities = capability_names(mechanism->caps),
-                                       dtypes = dtype_names(mechanism->dtypes);
-        list.push(Json::object()
-                      .set("name", name)
-                      .set("category", mechanism->category)
-                      .set("complexity", mechanism->time_complexity)
-                      .set("capabilities", json_list(capabilities))
-                      .set("dtypes", json_list(dtypes))
-                      .set("plugin", mechanism->plugin_id)
-                      .set("backend", mechanism->backend));
-        table.add({name, mechanism->category, mechanism->time_complexity, join(capabilities, ","), join(dtypes, ","),
+        list.push(list_json(*mechanism));
+        table.add({listed_name(*mechanism), mechanism->category, mechanism->time_complexity,
+                   join(capability_names(mechanism->caps), ","), join(dtype_names(mechanism->dtypes), ","),
                    mechanism->plugin_id, mechanism->backend});
     }
     if (flags.json) return Outcome{exit_done, json_text(Json::object().set("mechanisms", std::move(list)))};

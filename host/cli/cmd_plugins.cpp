@@ -7,6 +7,7 @@
 #include "command.hpp"
 #include "errors.hpp"
 #include "loading/plugin_loader.hpp"
+#include "service/documents.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
@@ -14,25 +15,6 @@ namespace attend::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-Json report_json(const PluginReport& report) {
-    Json json = Json::object().set("path", report.path).set("origin", report.origin).set("loaded", report.loaded);
-    json.set("id", report.id)
-        .set("version", report.version)
-        .set("summary", report.summary)
-        .set("license", report.license)
-        .set("vendor", report.vendor);
-    json.set("backend", report.backend)
-        .set("mechanisms", json_list(report.mechanisms))
-        .set("steps", json_list(report.steps));
-    if (!report.loaded)
-        json.set("refused", Json::object()
-                                .set("stage", report.failure.stage)
-                                .set("code", report.failure.code)
-                                .set("sentence", report.failure.sentence)
-                                .set("hint", report.failure.hint));
-    return json;
-}
 
 // Refusals are what these commands report, so none stops them and none is warned about.
 Result<Session> open_for_report(const GlobalFlags& flags) {
@@ -47,7 +29,7 @@ Result<Outcome> list(const GlobalFlags& flags) {
     Json plugins = Json::array();
     Table table({"plugin", "version", "state", "back end", "mechanisms", "origin", "file"});
     for (const PluginReport& report : session->service->plugin_reports()) {
-        plugins.push(report_json(report));
+        plugins.push(plugin_json(report));
         table.add({report.id.empty() ? "?" : report.id, report.version,
                    report.loaded ? "loaded" : "refused: " + report.failure.code, report.backend,
                    std::to_string(report.mechanisms.size()), report.origin, report.path});
@@ -143,7 +125,7 @@ Result<Outcome> why(const std::optional<std::string>& name, const GlobalFlags& f
     if (flags.json) {
         Json plugins = Json::array();
         for (const PluginReport* report : match.reports) {
-            Json json = report_json(*report), names = Json::array();
+            Json json = plugin_json(*report), names = Json::array();
             for (const MechanismPtr& mechanism : mechanisms)
                 if (mechanism->plugin_path == report->path) names.push(name_decision(*mechanism));
             plugins.push(std::move(json.set("names", std::move(names))));

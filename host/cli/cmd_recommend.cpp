@@ -4,53 +4,12 @@
 #include "command.hpp"
 #include "errors.hpp"
 #include "recommend_request.hpp"
+#include "service/documents.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
 namespace attend::cli {
 namespace {
-
-bool is_index(const std::string& rule) {
-    return !rule.empty() && rule.find_first_not_of("0123456789") == std::string::npos;
-}
-
-Json candidate_json(const Candidate& candidate, bool rejected) {
-    Json json = Json::object();
-    Json options = Json::object();
-    for (const auto& [name, value] : candidate.options) options.set(name, value);
-    json.set("mechanism", candidate.mechanism).set("options", std::move(options));
-    json.set("rule", is_index(candidate.rule) ? Json(static_cast<std::int64_t>(std::stoll(candidate.rule)))
-                                              : Json(candidate.rule));
-    if (!candidate.rule_text.empty()) json.set("rule_text", candidate.rule_text);
-    json.set("exactness", candidate.exactness);
-    json.set("error_bound", candidate.error_bound ? Json(*candidate.error_bound) : Json("unbounded"));
-    if (candidate.est_flops) json.set("est_flops", *candidate.est_flops);
-    if (candidate.est_bytes) json.set("est_bytes", *candidate.est_bytes);
-    if (candidate.est_time_ms) json.set("est_time_ms", *candidate.est_time_ms);
-    json.set("supported", candidate.supported).set("reasons", json_list(candidate.reasons));
-    if (rejected) json.set("check", candidate.check);
-    return json;
-}
-
-Json recommendation_json(const Recommendation& result) {
-    Json recommendations = Json::array(), rejected = Json::array(), trace = Json::array();
-    for (const Candidate& candidate : result.recommendations) recommendations.push(candidate_json(candidate, false));
-    for (const Candidate& candidate : result.rejected) rejected.push(candidate_json(candidate, true));
-    for (const TraceStep& step : result.trace) {
-        Json json = Json::object().set("index", step.index).set("text", step.text);
-        if (!step.error.empty())
-            json.set("error", step.error);
-        else if (step.value)
-            json.set("value", *step.value);
-        if (!step.skipped_because.empty()) json.set("skipped_because", step.skipped_because);
-        trace.push(std::move(json));
-    }
-    return Json::object()
-        .set("selected", result.selected ? Json(*result.selected) : Json())
-        .set("recommendations", std::move(recommendations))
-        .set("rejected", std::move(rejected))
-        .set("trace", std::move(trace));
-}
 
 std::string predicted(const Candidate& candidate) {
     std::vector<std::string> parts;

@@ -5,6 +5,7 @@
 #include "errors.hpp"
 #include "loading/plugin_loader.hpp"
 #include "plugin_services/cpu.hpp"
+#include "service/documents.hpp"
 #include "session.hpp"
 #include "text.hpp"
 

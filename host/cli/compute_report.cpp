@@ -5,6 +5,7 @@
 
 #include "command.hpp"
 #include "errors.hpp"
+#include "service/documents.hpp"
 #include "text.hpp"
 
 namespace attend::cli {
@@ -49,10 +50,7 @@ Result<void> check_output(const std::string& path, bool several) {
 
 io::TensorFile output_file(const ForwardResult& result) {
     io::TensorFile file;
-    file.tensors.emplace_back("output", result.output);
-    if (result.lse) file.tensors.emplace_back("lse", *result.lse);
-    if (result.scores) file.tensors.emplace_back("scores", *result.scores);
-    for (const auto& [name, tensor] : result.extra) file.tensors.emplace_back(name, tensor);
+    file.tensors = result_tensors(result);
     file.metadata = {{"mechanism", result.mechanism},           {"plugin", result.plugin},
                      {"plugin_version", result.plugin_version}, {"backend", result.backend},
                      {"options", write_json(result.options())}, {"commit", build_commit()}};

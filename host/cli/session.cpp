@@ -10,6 +10,7 @@
 #include "errors.hpp"
 #include "loading/plugin_loader.hpp"
 #include "plugin_services/log.hpp"
+#include "service/open_checks.hpp"
 
 namespace attend::cli {
 namespace {
@@ -129,13 +130,6 @@ bool asked_for(const std::string& origin) {
            origin == "built-in";
 }
 
-Error refusal(const PluginReport& report) {
-    return {ErrorCode::plugin,
-            report.path + ": refused at stage " + report.failure.stage + ", " + report.failure.code + ": " +
-                report.failure.sentence,
-            report.failure.hint};
-}
-
 }  // namespace
 
 Result<Settings> load_settings(const GlobalFlags& flags, const std::optional<std::string>& file) {
@@ -149,19 +143,6 @@ Result<Settings> load_settings(const GlobalFlags& flags, const std::optional<std
     const fs::path data = base_folder("XDG_DATA_HOME", ".local/share");
     if (!data.empty()) service.user_plugin_dir = data / "attend" / "plugins" / "abi-1";
     return settings;
-}
-
-std::vector<Error> reference_problems(const Config& config, const RegistrySnapshot& registry) {
-    std::vector<Error> problems;
-    for (const MechanismReference& reference : mechanism_references(config)) {
-        // Paths of list entries carry an index; the origin is kept for the list.
-        const std::string path = reference.path.substr(0, reference.path.find('['));
-        const bool listed = path.starts_with("targets") || path.starts_with("mechanisms.");
-        if (!listed && config.origin_of(path).kind == Origin::Kind::default_value) continue;
-        Result<MechanismPtr> found = registry.get(reference.mechanism, config.file + ": " + reference.path);
-        if (!found) problems.push_back(Error{ErrorCode::option, found.error().message, found.error().hint});
-    }
-    return problems;
 }
 
 Result<Session> open_session(const GlobalFlags& flags, Refusals refusals, Rules rules) {

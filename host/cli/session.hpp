@@ -43,9 +43,6 @@ struct Session {
 [[nodiscard]] Result<Session> open_session(const GlobalFlags& flags, Refusals refusals = Refusals::stop,
                                            Rules rules = Rules::unused);
 
-// Every mechanism that the configuration file names and nobody provides, outside the rules.
-[[nodiscard]] std::vector<Error> reference_problems(const Config& config, const RegistrySnapshot& registry);
-
 // The mechanism, or why not: unknown (exit status 2), or of a plugin that was refused (3).
 [[nodiscard]] Result<MechanismPtr> find_mechanism(const AttentionService& service, const std::string& name,
                                                   const std::string& place);

@@ -8,8 +8,6 @@
 #include <array>
 #include <charconv>
 
-#include "attend/abi.h"
-
 namespace attend::cli {
 namespace {
 
@@ -87,27 +85,5 @@ std::string bytes_text(double bytes) {
 }
 
 std::string json_text(const Json& document) { return write_json(document, true) + "\n"; }
-
-Json json_list(const std::vector<std::string>& words) {
-    Json list = Json::array();
-    for (const std::string& word : words) list.push(word);
-    return list;
-}
-
-std::vector<std::string> dtype_names(std::uint64_t mask) {
-    struct Name {
-        std::uint64_t bit;
-        const char* name;
-    };
-    constexpr std::array table{Name{ATTEND_F32, "F32"},         Name{ATTEND_F64, "F64"},
-                               Name{ATTEND_F16, "F16"},         Name{ATTEND_BF16, "BF16"},
-                               Name{ATTEND_F8_E4M3, "F8_E4M3"}, Name{ATTEND_F8_E5M2, "F8_E5M2"},
-                               Name{ATTEND_I8, "I8"},           Name{ATTEND_U8, "U8"},
-                               Name{ATTEND_I32, "I32"},         Name{ATTEND_I64, "I64"}};
-    std::vector<std::string> names;
-    for (const Name& entry : table)
-        if ((mask & entry.bit) != 0) names.emplace_back(entry.name);
-    return names;
-}
 
 }  // namespace attend::cli

@@ -38,9 +38,5 @@ private:
 
 // The document of --json, with its line end.
 [[nodiscard]] std::string json_text(const Json& document);
-[[nodiscard]] Json json_list(const std::vector<std::string>& words);
-
-// Names of a mask of data types, "F32", "BF16", ...
-[[nodiscard]] std::vector<std::string> dtype_names(std::uint64_t mask);
 
 }  // namespace attend::cli

@@ -202,10 +202,12 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     search.environment_path = settings.plugin_path;
     search.user_dir = settings.user_plugin_dir;
     search.built_in_dir = settings.built_in_dir.value_or(
-        first_existing({here / ATTEND_RELATIVE_PLUGIN_DIR, here.parent_path() / "plugins"}));
+        first_existing(
+        {here / ATTEND_RELATIVE_PLUGIN_DIR, here / ATTEND_PLUGIN_DIR_OF_LIBRARY, here.parent_path() / "plugins"}));
     if (settings.probe)
         search.probe_program =
-            first_existing({here / ATTEND_RELATIVE_PROBE, here.parent_path() / "libexec/attend/attend-probe"});
+            first_existing({here / ATTEND_RELATIVE_PROBE, here / ATTEND_PROBE_OF_LIBRARY,
+                                              here.parent_path() / "libexec/attend/attend-probe"});
     search.system_dir = ATTEND_SYSTEM_PLUGIN_DIR;
     state->loader = std::make_unique<PluginLoader>(state->machine, plugin_settings(settings.config.plugins));
     std::vector<std::pair<std::string, std::string>> providers;
