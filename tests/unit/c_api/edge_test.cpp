@@ -20,6 +20,21 @@ struct Newer {
 
 }  // namespace
 
+// Layouts that programs in other languages are written against.
+static_assert(sizeof(void*) != 8 ||
+              (sizeof(attend_error_text) == 1536 && sizeof(attend_open_settings) == 80 && sizeof(attend_view) == 40 &&
+               sizeof(attend_named_tensor) == 48 && sizeof(attend_forward_request) == 72 && sizeof(DLTensor) == 48 &&
+               sizeof(DLManagedTensor) == 64 && sizeof(DLManagedTensorVersioned) == 80));
+static_assert(offsetof(attend_error_text, message) == 24 && offsetof(attend_error_text, hint) == 1024);
+static_assert(sizeof(void*) != 8 ||
+              (offsetof(attend_open_settings, threads) == 32 && offsetof(attend_open_settings, built_in_dir) == 72));
+static_assert(sizeof(void*) != 8 || (offsetof(attend_view, shape) == 16 && offsetof(attend_view, ndim) == 32));
+static_assert(sizeof(void*) != 8 || (offsetof(attend_forward_request, options_json) == 32 &&
+                                     offsetof(attend_forward_request, kv_heads) == 64));
+static_assert(sizeof(void*) != 8 ||
+              (offsetof(DLManagedTensorVersioned, flags) == 24 && offsetof(DLManagedTensorVersioned, dl_tensor) == 32 &&
+               offsetof(DLTensor, shape) == 24 && offsetof(DLTensor, byte_offset) == 40));
+
 TEST_CASE("c api edge: codes have the service's names") {
     using attend::ErrorCode;
     for (std::int32_t at = 0; at <= static_cast<std::int32_t>(ErrorCode::internal); ++at)
@@ -292,6 +307,38 @@ TEST_CASE("c api edge: unknown names come with the nearest ones") {
     CHECK(problem.says("did you mean \"output\""));
     CHECK(attend_result_view(result.get(), "lse", &view, problem) == ATTEND_E_NOT_FOUND);
     CHECK(problem.says("it has: output"));
+}
+
+TEST_CASE("c api edge: queries of every rank and of extent 0 end well for every mechanism") {
+    int accepted = 0, refused = 0;
+    const std::vector<float> elements(256, 0.5f);
+    for (const auto& mechanism : support::service().registry()->list())
+        for (std::int32_t rank = 0; rank <= 8; ++rank)
+            for (std::int32_t empty = -1; empty < rank; ++empty) {
+                INFO(mechanism->name << ", rank " << rank << ", axis " << empty << " empty");
+                std::vector<std::int64_t> shape(8, 1);
+                shape[static_cast<std::size_t>(std::max(rank - 1, 0))] = 16;
+                if (empty >= 0) shape[static_cast<std::size_t>(empty)] = 0;
+                auto view = sized<attend_view>();
+                view.dtype = ATTEND_DTYPE_F32;
+                view.data = const_cast<float*>(elements.data());
+                view.shape = shape.data();
+                view.ndim = rank;
+                auto query = sized<attend_named_tensor>();
+                query.name = "query";
+                query.view = &view;
+                Call call(mechanism->name);
+                call.tensors = {query};
+                ResultHandle result;
+                Problem problem;
+                const attend_code code = call.run(service(), result, problem);
+                CHECK(code != ATTEND_E_INTERNAL);
+                CHECK((result != nullptr) == (code == ATTEND_E_NONE));
+                CHECK(problem.message().empty() == (code == ATTEND_E_NONE));
+                ++(code == ATTEND_E_NONE ? accepted : refused);
+            }
+    CHECK(accepted > 40);
+    CHECK(refused > 40 * 5);
 }
 
 TEST_CASE("c api edge: services from configurations and settings") {
