@@ -188,15 +188,15 @@ TEST_CASE("c api edge: error texts of any size") {
     CHECK(whole.text.code == ATTEND_E_NONE);
     CHECK(whole.message().empty());
     CHECK(std::string(whole.text.name).empty());
-    // A sentence longer than its field ends between characters.
-    std::string name = "x";
-    while (name.size() < 2000) name += "\xC3\xA4";
-    call.request.mechanism = name.c_str();
-    Problem cut = call.refused(ATTEND_E_NOT_FOUND);
-    CHECK(cut.message().size() >= 997);
-    CHECK(cut.message().size() <= 999);
-    CHECK((static_cast<unsigned char>(cut.message().back()) & 0xC0u) == 0x80u);
-    CHECK(static_cast<unsigned char>(cut.message()[cut.message().size() - 2]) == 0xC3u);
+    // A sentence longer than its field ends between characters, wherever these fall.
+    for (std::string name : {"x", "xx"}) {
+        while (name.size() < 2000) name += "\xC3\xA4";
+        call.request.mechanism = name.c_str();
+        const std::string cut = call.refused(ATTEND_E_NOT_FOUND).message();
+        CHECK(cut.size() >= 998);
+        CHECK(cut.size() <= 999);
+        CHECK(cut.substr(cut.size() - 2) == "\xC3\xA4");
+    }
 }
 
 TEST_CASE("c api edge: NULL where something must be") {
