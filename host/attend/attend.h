@@ -4,14 +4,15 @@
    Errors: functions return 0 or a code; a caller that wants the sentence hands in an attend_error_text of its own (NULL: does
    not want it). What fails changes nothing and sets the result to NULL.
 
-   Structs begin with their size, which the caller sets: attend_forward_request request = {sizeof request}; they only grow at
-   their end. What a smaller struct of an older program lacks counts as zero; what a larger struct of a newer program has more
-   must be zero, or the call is refused. Zero means "absent" or "default" everywhere.
+   Structs begin with their size, which the caller sets (attend_view view = {.struct_size = sizeof view}), and only grow at their
+   end. What a smaller struct of an older program lacks counts as zero; what a larger struct of a newer program has more must be
+   zero, or the call is refused. Zero means "absent" or "default" everywhere.
 
    Threads: a service may be used by any number of threads at a time, a result too. Only attend_service_close and
    attend_result_free need that nobody else uses the same handle. Results and tensors outlive their service.
 
-   Texts are UTF-8. The library prints nothing, reads no environment and keeps no pointer of the caller after a call. */
+   Texts are UTF-8. The library reads no environment and keeps no pointer of the caller after a call. Plugins' warnings go to
+   standard error (attend_set_log_level); nothing else is printed. */
 #ifndef ATTEND_ATTEND_H
 #define ATTEND_ATTEND_H
 
@@ -62,6 +63,9 @@ ATTEND_API const char *attend_code_name(attend_code code);
 
 /* "0.1.0", of the library that runs. Static. */
 ATTEND_API const char *attend_version(void);
+
+/* trace, debug, info, warn (at first), error or off, of the process. */
+ATTEND_API attend_code attend_set_log_level(const char *level, attend_error_text *error);
 
 /* ---- 2. Services ------------------------------------------------------------------------------------ */
 

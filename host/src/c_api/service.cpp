@@ -6,6 +6,7 @@
 #include "attend/config/names.hpp"
 #include "c_api/handles.hpp"
 #include "loading/plugin_loader.hpp"
+#include "plugin_services/log.hpp"
 #include "service/documents.hpp"
 #include "service/open_checks.hpp"
 
@@ -152,6 +153,13 @@ extern "C" attend_code attend_service_open(const attend_open_settings* settings,
         handle->service = std::move(*opened);
         *service = handle.release();
         return {};
+    });
+}
+
+extern "C" attend_code attend_set_log_level(const char* level, attend_error_text* error) {
+    return c_api::guarded(error, [&]() -> Result<void> {
+        if (level == nullptr) return c_api::wrong_argument("log level: is NULL; accepted: a word");
+        return set_log_level(level);
     });
 }
 

@@ -227,6 +227,11 @@ TEST_CASE("c api edge: NULL where something must be") {
     CHECK(attend_describe(service(), nullptr, &json, problem) == ATTEND_E_INPUT);
     CHECK(attend_recommend(service(), nullptr, &json, problem) == ATTEND_E_OPTION);
     CHECK(attend_plugins(nullptr, &json, nullptr) == ATTEND_E_INPUT);
+    CHECK(attend_set_log_level(nullptr, problem) == ATTEND_E_INPUT);
+    CHECK(attend_set_log_level("loud", problem) == ATTEND_E_OPTION);
+    CHECK(problem.says("\"loud\"; accepted: trace"));
+    CHECK(attend_set_log_level("off", problem) == ATTEND_E_NONE);
+    CHECK(attend_set_log_level("warn", problem) == ATTEND_E_NONE);
     CHECK(json == nullptr);
     CHECK(attend_result_count(nullptr) == 0);
     CHECK(attend_result_name(nullptr, 0) == nullptr);
