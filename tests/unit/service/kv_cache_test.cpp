@@ -387,3 +387,26 @@ TEST_CASE("kv-cache: steps on several threads at a time") {
     for (std::thread& thread : threads) thread.join();
     CHECK(agree == 100);
 }
+
+TEST_CASE("kv-cache: a type that no row can be written in is refused at the boundary") {
+    const auto mechanism = service_with_example().registry()->get("flash-decoding", "test").value();
+    const auto* functions = static_cast<const attend_kv_cache_extension*>(
+        mechanism->functions->get_extension(mechanism->lib, ATTEND_EXT_KV_CACHE));
+    REQUIRE(functions != nullptr);
+    attend_plan_desc steps{};
+    steps.struct_size = sizeof steps;
+    steps.num_q_heads = steps.num_kv_heads = 1;
+    steps.head_dim = steps.value_dim = 8;
+    steps.max_workers = 1;
+    for (const std::uint64_t dtype :
+         {ATTEND_F8_E4M3, ATTEND_U8, ATTEND_F64, ATTEND_I32, ATTEND_F32 | ATTEND_I8, 0ull}) {
+        attend_kv_cache_desc desc{};
+        desc.struct_size = sizeof desc;
+        desc.dtype = static_cast<std::uint32_t>(dtype);
+        desc.num_sequences = 1;
+        desc.capacity = 4;
+        attend_kv_cache* cache = nullptr;
+        CHECK(functions->create(mechanism->lib, &steps, &desc, &cache, nullptr) == ATTEND_INVALID_ARGUMENT);
+        CHECK(cache == nullptr);
+    }
+}

@@ -43,13 +43,10 @@ struct CacheSizes {
     int64_t num_heads, head_dim, value_dim;
 
     uint8_t code() const {
-        return dtype == ATTEND_I8        ? ATTEND_CODE_INT
-               : dtype == ATTEND_F8_E4M3 ? ATTEND_CODE_UINT
-               : dtype == ATTEND_BF16    ? ATTEND_CODE_BFLOAT
-                                         : ATTEND_CODE_FLOAT;
+        return dtype == ATTEND_I8 ? ATTEND_CODE_INT : dtype == ATTEND_BF16 ? ATTEND_CODE_BFLOAT : ATTEND_CODE_FLOAT;
     }
     uint8_t bits() const { return dtype == ATTEND_F32 ? 32 : has_scales() ? 8 : 16; }
-    bool has_scales() const { return dtype == ATTEND_I8 || dtype == ATTEND_F8_E4M3; }
+    bool has_scales() const { return dtype == ATTEND_I8; }
     uint64_t row_bytes(int64_t width) const { return static_cast<uint64_t>(width) * (bits() / 8u); }
     uint64_t page_bytes() const {
         const uint64_t row = row_bytes(head_dim) + row_bytes(value_dim) + (has_scales() ? 8u : 0u);
@@ -155,12 +152,14 @@ inline attend_status check_cache(const MechanismEntry& entry, const attend_plan_
         return refuse("num_pages", desc.num_pages, "0, because page_keys is 0 (contiguous)");
     if (desc.page_keys > 0 && (desc.num_pages < 1 || desc.num_pages > most))
         return refuse("num_pages", desc.num_pages, "1 to 2147483647");
+    // What write_rows can make, of what the mechanism reads.
     uint64_t kept = 0;
     for (uint32_t at = 0; at < entry.port_count; ++at)
         if (attend_text_equal(entry.ports[at].name, "key_pages")) kept = entry.ports[at].dtypes;
-    if ((kept & ATTEND_U8) != 0) kept |= ATTEND_F8_E4M3;
-    if (desc.dtype == 0 || (desc.dtype & (desc.dtype - 1)) != 0 || (desc.dtype & kept) == 0 || desc.dtype == ATTEND_U8)
-        return refuse("dtype", desc.dtype, "one bit for a type that key_pages takes (fp8 e4m3 for codes in bytes)");
+    kept &= ATTEND_F32 | ATTEND_F16 | ATTEND_BF16 | ATTEND_I8;
+    if (desc.dtype == 0 || (desc.dtype & (desc.dtype - 1)) != 0 || (desc.dtype & kept) == 0)
+        return refuse("dtype", desc.dtype,
+                      "one bit of those of float32, float16, bfloat16 and int8 that key_pages takes");
     sizes.dtype = desc.dtype;
     sizes.num_sequences = desc.num_sequences;
     sizes.capacity = desc.capacity;
