@@ -249,7 +249,7 @@ Result<ForwardInputs> in_cache(const CallSpec& spec, const ForwardInputs& inputs
                             made->as<std::int8_t>()[to + at] =
                                 static_cast<std::int8_t>(dense.as<float>()[from + at] / code_step);
                     else
-                        std::memcpy(made->as<char>() + static_cast<std::size_t>(to) * bytes,
+                        std::memcpy(static_cast<char*>(made->data) + static_cast<std::size_t>(to) * bytes,
                                     static_cast<const char*>(dense.data) + static_cast<std::size_t>(from) * bytes,
                                     static_cast<std::size_t>(width) * bytes);
                 }
