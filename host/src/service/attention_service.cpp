@@ -4,96 +4,15 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <atomic>
-#include <list>
-#include <map>
-#include <mutex>
-#include <shared_mutex>
-#include <unordered_map>
 
 #include "attend/config/names.hpp"
-#include "loading/plugin_loader.hpp"
-#include "service/call_plan.hpp"
 #include "service/projections.hpp"
-#include "service/selector.hpp"
+#include "service/service_state.hpp"
 
 namespace attend {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::size_t most_plans = 256;
-
-// A byte string that tells requests apart: everything a plan depends on, and nothing that may change under it.
-class KeyWriter {
-public:
-    void number(std::int64_t value) { key_.append(reinterpret_cast<const char*>(&value), sizeof value); }
-    void text(std::string_view value) {
-        number(static_cast<std::int64_t>(value.size()));
-        key_.append(value);
-    }
-    void tensor(const Tensor& tensor) {
-        number(static_cast<std::int64_t>(tensor.dtype));
-        number(tensor.rank());
-        for (const std::int64_t extent : tensor.shape) number(extent);
-        for (const std::int64_t stride : tensor.strides) number(stride);
-    }
-    void tensor(const std::optional<Tensor>& value) {
-        number(value ? 1 : 0);
-        if (value) tensor(*value);
-    }
-    void json(const Json& value) {
-        if (value.is_bool())
-            number(value.as_bool() ? 2 : 1);
-        else if (value.is_int64())
-            number(3), number(value.as_int64());
-        else if (value.is_string())
-            number(4), text(value.as_string());
-        else
-            number(5), text(write_json(value));
-    }
-    std::string take() { return std::move(key_); }
-
-private:
-    std::string key_;
-};
-
-// Least recently used plans go first. A plan's weights are the initialiser's, never the caller's memory.
-class PlanCache {
-public:
-    std::shared_ptr<const CallPlan> find(const std::string& key) {
-        const std::scoped_lock lock(mutex_);
-        const auto at = index_.find(key);
-        if (at == index_.end()) {
-            ++misses_;
-            return nullptr;
-        }
-        ++hits_;
-        order_.splice(order_.begin(), order_, at->second);
-        return at->second->second;
-    }
-    void add(std::string key, std::shared_ptr<const CallPlan> plan) {
-        const std::scoped_lock lock(mutex_);
-        if (index_.count(key) != 0) return;
-        order_.emplace_front(key, std::move(plan));
-        index_.emplace(std::move(key), order_.begin());
-        if (order_.size() > most_plans) {
-            index_.erase(order_.back().first);
-            order_.pop_back();
-        }
-    }
-    AttentionService::PlanCacheFacts facts() const {
-        const std::scoped_lock lock(mutex_);
-        return {order_.size(), hits_, misses_};
-    }
-
-private:
-    using Entry = std::pair<std::string, std::shared_ptr<const CallPlan>>;
-    mutable std::mutex mutex_;
-    std::list<Entry> order_;
-    std::unordered_map<std::string, std::list<Entry>::iterator> index_;
-    std::uint64_t hits_{0}, misses_{0};
-};
 
 // The folder of the program or library that this code is part of.
 fs::path own_folder() {
@@ -144,40 +63,13 @@ const Json* find_option(const NamedValues& options, const char* name) {
     return at == options.end() ? nullptr : &at->second;
 }
 
-// The list of edges of a graph among the inputs, or the sources of its rows.
+}  // namespace
+
 const Tensor* edges_of(const ForwardInputs& inputs) {
     for (const auto& [name, tensor] : inputs.extra)
         if (fold_name(name) == "edges" || fold_name(name) == "col_idx") return &tensor;
     return nullptr;
 }
-
-}  // namespace
-
-struct AttentionService::State {
-    ServiceSettings settings;
-    std::shared_ptr<Machine> machine;
-    std::unique_ptr<PluginLoader> loader;
-    MechanismRegistry registry;
-    PlanCache plans;
-    mutable std::mutex projections_mutex;
-    std::map<std::string, std::shared_ptr<const NamedTensors>> projections;  // by qualified name
-    std::atomic<bool> keeps_projections{false};                              // spares calls without weights the look-up
-
-    // The call with kept or unpacked weights, where it has any; nothing where it stays as it is.
-    Result<std::optional<ForwardInputs>> with_projections(const ForwardInputs& inputs,
-                                                          const ForwardOptions& options) const;
-    Result<std::shared_ptr<CallPlan>> plan_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
-    Result<RuleVariables> variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
-    Result<Selection> choose(const ForwardInputs& inputs, const ForwardOptions& options) const;
-    [[nodiscard]] RuleDefaults defaults() const {
-        RuleDefaults defaults;
-        defaults.threads = machine->pool->workers();
-        defaults.precision = settings.config.service.precision;
-        defaults.backend = settings.config.service.backend;
-        return defaults;
-    }
-    static std::string key_of(const ForwardInputs& inputs, const ForwardOptions& options);
-};
 
 AttentionService::AttentionService(std::unique_ptr<State> state) : state_(std::move(state)) {}
 AttentionService::~AttentionService() = default;
@@ -201,13 +93,11 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     for (const std::string& dir : settings.config.plugins.dirs) search.config_dirs.emplace_back(dir);
     search.environment_path = settings.plugin_path;
     search.user_dir = settings.user_plugin_dir;
-    search.built_in_dir = settings.built_in_dir.value_or(
-        first_existing(
+    search.built_in_dir = settings.built_in_dir.value_or(first_existing(
         {here / ATTEND_RELATIVE_PLUGIN_DIR, here / ATTEND_PLUGIN_DIR_OF_LIBRARY, here.parent_path() / "plugins"}));
     if (settings.probe)
-        search.probe_program =
-            first_existing({here / ATTEND_RELATIVE_PROBE, here / ATTEND_PROBE_OF_LIBRARY,
-                                              here.parent_path() / "libexec/attend/attend-probe"});
+        search.probe_program = first_existing({here / ATTEND_RELATIVE_PROBE, here / ATTEND_PROBE_OF_LIBRARY,
+                                               here.parent_path() / "libexec/attend/attend-probe"});
     search.system_dir = ATTEND_SYSTEM_PLUGIN_DIR;
     state->loader = std::make_unique<PluginLoader>(state->machine, plugin_settings(settings.config.plugins));
     std::vector<std::pair<std::string, std::string>> providers;
