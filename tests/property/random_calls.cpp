@@ -10,6 +10,7 @@
 #include "attend/config/names.hpp"
 #include "specs/inputs.hpp"
 #include "support/calls.hpp"
+#include "support/effort.hpp"
 
 namespace {
 
@@ -20,12 +21,7 @@ using attend::NamedValues;
 using attend::Tensor;
 using Extents = std::vector<std::int64_t>;
 
-// Fewer where every memory access is watched, which is slow.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t usual_calls = 6;
-#else
-constexpr std::uint64_t usual_calls = 80;
-#endif
+constexpr std::uint64_t usual_calls = support::watched ? 6 : 80;
 
 const Json* find(const NamedValues& options, const std::string& name) {
     for (const auto& [given, value] : options)

@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "plugin_services/cpu.hpp"
+
 namespace support {
 namespace {
 // Where the example with mechanisms of its own lies; the test run names the place of one built out of tree.
@@ -31,23 +33,20 @@ attend::AttentionService& service(const std::string& backend, int threads) {
     return *slot;
 }
 
-std::vector<std::string> backends() {
-    std::vector<std::string> names;
-    for (const char* name : {"baseline", "avx2", "avx512", "neon"}) {
-        attend::ServiceSettings settings;
-        settings.config = attend::load_default_config().config;
-        settings.config.service.backend = name;
-        settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
-        if (std::string(name) == "neon" || std::string(name) == "baseline") {
+const std::vector<std::string>& backends() {
+    static const std::vector<std::string> known = [] {
+        std::vector<std::string> names;
+        for (const char* name : {
 #if defined(__aarch64__)
-            if (std::string(name) == "baseline") continue;
+                 "neon"
 #else
-            if (std::string(name) == "neon") continue;
+                 "baseline", "avx2", "avx512"
 #endif
-        }
-        if (attend::AttentionService::open(std::move(settings))) names.emplace_back(name);
-    }
-    return names;
+             })
+            if (attend::limit_isa(attend::detect_cpu(), name)) names.emplace_back(name);
+        return names;
+    }();
+    return known;
 }
 
 attend::Tensor normal(Random& random, std::vector<std::int64_t> shape) {

@@ -21,7 +21,7 @@ namespace support {
 attend::AttentionService& service(const std::string& backend = "auto", int threads = 2);
 
 // Back ends that this machine can run, narrowest first.
-std::vector<std::string> backends();
+const std::vector<std::string>& backends();
 
 struct Random {
     std::mt19937_64 engine;

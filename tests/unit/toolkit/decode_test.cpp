@@ -3,6 +3,7 @@
 // all element types, with the processor's own bfloat16 dot and without.
 #include <cstdlib>
 
+#include "support/effort.hpp"
 #include "unit/toolkit/attention_case.hpp"
 
 #define ATTEND_TEST_DECLARE_DECODE(entry) \
@@ -386,7 +387,7 @@ TEST_CASE("decode: the processor's own dot is used where it is there", "[toolkit
 }
 
 TEST_CASE("decode: random mixtures", "[toolkit]") {
-    for (uint64_t seed = 0; seed < 150; ++seed) {
+    for (uint64_t seed = 0; seed < support::rounds(150); ++seed) {
         Random random(70000 + seed);
         AttentionCase c;
         c.batch = random.whole(1, 3);

@@ -3,6 +3,7 @@
 // tokens one behind the other. Whatever no token needs is poison.
 #include <numeric>
 
+#include "support/effort.hpp"
 #include "unit/toolkit/attention_case.hpp"
 
 namespace attend::test {
@@ -487,7 +488,7 @@ TEST_CASE("store: neither the order of the pages nor sharing them changes a bit"
 }
 
 TEST_CASE("store: random tables and lengths are refused or computed, and read nothing else", "[toolkit]") {
-    for (uint64_t seed = 0; seed < 200; ++seed) {
+    for (uint64_t seed = 0; seed < support::rounds(200); ++seed) {
         Random random(9000 + seed);
         AttentionCase c = three_items(random.pick<int64_t>({1, 9}), 64, seed);
         c.key_lengths = {random.whole(-2, 70), random.whole(0, 64), random.whole(0, 64)};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tile engine against the oracle: awkward sizes, every step of the score pipeline alone, and random mixtures.
+#include "support/effort.hpp"
 #include "unit/toolkit/attention_case.hpp"
 
 namespace attend::test {
@@ -336,7 +337,7 @@ TEST_CASE("tile engine: changing what a row may not see leaves its bits", "[tool
 }
 
 TEST_CASE("tile engine: random mixtures", "[toolkit]") {
-    for (uint64_t seed = 0; seed < 260; ++seed) {
+    for (uint64_t seed = 0; seed < support::rounds(260); ++seed) {
         Random random(50000 + seed);
         AttentionCase c;
         c.batch = random.whole(1, 3);
@@ -379,7 +380,7 @@ TEST_CASE("tile engine: random mixtures", "[toolkit]") {
 }
 
 TEST_CASE("tile engine: a softmax in two calls, the second of which goes on from the first one's state", "[toolkit]") {
-    for (uint64_t seed = 0; seed < 120; ++seed) {
+    for (uint64_t seed = 0; seed < support::rounds(120); ++seed) {
         Random random(70000 + seed);
         AttentionCase c;
         c.batch = random.whole(1, 2);
