@@ -35,6 +35,28 @@ function(attend_plugin_compile_options TARGET)
   target_compile_options(${TARGET} PRIVATE "-DATTEND_FOR_EACH_ISA(X)=${ATTEND_FOR_EACH_ISA_DEFINITION}")
 endfunction()
 
+# What kernels of an entry are compiled with.
+function(attend_kernel_options TARGET ENTRY)
+  attend_plugin_compile_options(${TARGET})
+  target_compile_definitions(${TARGET} PRIVATE ATTEND_ISA=${ENTRY} ATTEND_ISA_${ENTRY}=1)
+  # Kernels are optimised in every build type: xsimd does not compile for AVX-512 at -O0 with gcc. The narrowest entry is
+  # for processors that others left behind: a shorter build is worth more there.
+  set(level -O3)
+  if(ENTRY STREQUAL "baseline")
+    set(level -O2)
+  endif()
+  target_compile_options(${TARGET} PRIVATE ${ATTEND_FLAGS_${ENTRY}}
+    $<IF:$<CONFIG:Debug>,-O1,${level}> $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions$<SEMICOLON>-fno-rtti>)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND ENTRY STREQUAL "avx512")
+    target_compile_options(${TARGET} PRIVATE -mprefer-vector-width=512)
+  endif()
+  # The same source as its neighbours: under sanitizers the narrowest and the widest entry are enough, and a build is
+  # a quarter shorter.
+  if(ATTEND_SANITIZE AND ENTRY STREQUAL "avx2")
+    target_compile_options(${TARGET} PRIVATE -fno-sanitize=all)
+  endif()
+endfunction()
+
 # One object library per entry, so that each source keeps its own flags.
 function(attend_add_kernels TARGET)
   cmake_parse_arguments(arg "" "" "SOURCES;INCLUDES;LINK" ${ARGN})
@@ -44,24 +66,7 @@ function(attend_add_kernels TARGET)
   foreach(entry IN LISTS ATTEND_ISA_ENTRIES)
     set(objects ${TARGET}_${entry})
     add_library(${objects} OBJECT ${arg_SOURCES})
-    attend_plugin_compile_options(${objects})
-    target_compile_definitions(${objects} PRIVATE ATTEND_ISA=${entry} ATTEND_ISA_${entry}=1)
-    # Kernels are optimised in every build type: xsimd does not compile for AVX-512 at -O0 with gcc. The narrowest entry is
-    # for processors that others left behind: a shorter build is worth more there.
-    set(level -O3)
-    if(entry STREQUAL "baseline")
-      set(level -O2)
-    endif()
-    target_compile_options(${objects} PRIVATE ${ATTEND_FLAGS_${entry}}
-      $<IF:$<CONFIG:Debug>,-O1,${level}> $<$<COMPILE_LANGUAGE:CXX>:-fno-exceptions$<SEMICOLON>-fno-rtti>)
-    if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND entry STREQUAL "avx512")
-      target_compile_options(${objects} PRIVATE -mprefer-vector-width=512)
-    endif()
-    # The same source as its neighbours: under sanitizers the narrowest and the widest entry are enough, and a build is
-    # a quarter shorter.
-    if(ATTEND_SANITIZE AND entry STREQUAL "avx2")
-      target_compile_options(${objects} PRIVATE -fno-sanitize=all)
-    endif()
+    attend_kernel_options(${objects} ${entry})
     target_include_directories(${objects} PRIVATE ${arg_INCLUDES})
     target_link_libraries(${objects} PRIVATE ${arg_LINK})
     target_sources(${TARGET} PRIVATE $<TARGET_OBJECTS:${objects}>)
