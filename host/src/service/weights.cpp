@@ -1,46 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Generator and conversions: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10).
 #include "service/weights.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numbers>
 
 namespace attend {
 namespace {
-
-using Words = std::array<std::uint32_t, 4>;
-
-Words philox(Words counter, std::uint32_t key0, std::uint32_t key1) {
-    for (int round = 0; round < 10; ++round) {
-        const std::uint64_t a = std::uint64_t{0xD2511F53u} * counter[0], b = std::uint64_t{0xCD9E8D57u} * counter[2];
-        counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(b),
-                   static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(a)};
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-    return counter;
-}
-
-Words words_of(std::uint64_t group, std::uint64_t seed, RandomDomain domain, std::uint32_t hash) {
-    return philox({static_cast<std::uint32_t>(group), static_cast<std::uint32_t>(group >> 32), hash,
-                   static_cast<std::uint32_t>(domain) << 24},
-                  static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
-}
-
-double uniform01(std::uint32_t word) { return static_cast<double>(word >> 8) * 0x1p-24; }
-
-std::array<double, 4> normals(const Words& words) {
-    std::array<double, 4> values{};
-    for (std::size_t pair = 0; pair < 4; pair += 2) {
-        const double radius = std::sqrt(-2.0 * std::log((static_cast<double>(words[pair] >> 8) + 1.0) * 0x1p-24));
-        const double angle = 2.0 * std::numbers::pi * uniform01(words[pair + 1]);
-        values[pair] = radius * std::cos(angle);
-        values[pair + 1] = radius * std::sin(angle);
-    }
-    return values;
-}
 
 template <class Function>
 void for_each_group(std::int64_t count, Function function) {
@@ -51,7 +17,7 @@ void fill_uniform(float* out, std::int64_t count, std::uint64_t seed, std::uint3
     const auto a = static_cast<float>(low);
     const float width = static_cast<float>(high) - a;
     for_each_group(count, [&](std::int64_t first, std::int64_t n) {
-        const Words words = words_of(static_cast<std::uint64_t>(first / 4), seed, RandomDomain::init, hash);
+        const PhiloxWords words = named_words(static_cast<std::uint64_t>(first / 4), seed, RandomDomain::init, hash);
         for (std::int64_t lane = 0; lane < n; ++lane)
             out[first + lane] = a + width * static_cast<float>(uniform01(words[static_cast<std::size_t>(lane)]));
     });
@@ -61,7 +27,7 @@ void fill_scaled_normal(float* out, std::int64_t count, std::uint64_t seed, Rand
                         double mean, double deviation, double clamp) {
     for_each_group(count, [&](std::int64_t first, std::int64_t n) {
         const std::array<double, 4> values =
-            normals(words_of(static_cast<std::uint64_t>(first / 4), seed, domain, hash));
+            normals(named_words(static_cast<std::uint64_t>(first / 4), seed, domain, hash));
         for (std::int64_t lane = 0; lane < n; ++lane) {
             // The normal number is a float by itself; scale and shift act on it.
             const float z = static_cast<float>(std::clamp(values[static_cast<std::size_t>(lane)], -clamp, clamp));
@@ -70,41 +36,7 @@ void fill_scaled_normal(float* out, std::int64_t count, std::uint64_t seed, Rand
     });
 }
 
-// Columns of an m x m normal matrix made orthonormal, Gram-Schmidt run twice: Q of G = QR with a positive diagonal.
-std::vector<double> orthonormal(std::int64_t rows, std::int64_t cols, std::uint64_t seed, std::uint32_t hash,
-                                std::int64_t offset) {
-    std::vector<double> q(static_cast<std::size_t>(rows * cols));
-    for (std::int64_t at = 0; at < rows * cols; ++at) {
-        const std::int64_t element = offset + at;
-        q[static_cast<std::size_t>(at)] =
-            normals(words_of(static_cast<std::uint64_t>(element / 4), seed, RandomDomain::init,
-                             hash))[static_cast<std::size_t>(element % 4)];
-    }
-    const auto entry = [&](std::int64_t r, std::int64_t c) -> double& {
-        return q[static_cast<std::size_t>(r * cols + c)];
-    };
-    for (std::int64_t c = 0; c < cols; ++c) {
-        for (int pass = 0; pass < 2; ++pass)
-            for (std::int64_t before = 0; before < c; ++before) {
-                double dot = 0;
-                for (std::int64_t r = 0; r < rows; ++r) dot += entry(r, before) * entry(r, c);
-                for (std::int64_t r = 0; r < rows; ++r) entry(r, c) -= dot * entry(r, before);
-            }
-        double norm = 0;
-        for (std::int64_t r = 0; r < rows; ++r) norm += entry(r, c) * entry(r, c);
-        norm = std::sqrt(norm);
-        for (std::int64_t r = 0; r < rows; ++r) entry(r, c) /= norm;
-    }
-    return q;
-}
-
 }  // namespace
-
-std::uint32_t name_hash(std::string_view name) {
-    std::uint32_t hash = 2166136261u;
-    for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
-    return hash;
-}
 
 void fill_normal(float* out, std::int64_t count, std::uint64_t seed, RandomDomain domain, std::string_view name) {
     fill_scaled_normal(out, count, seed, domain, name_hash(name), 0.0, 1.0, 1e300);

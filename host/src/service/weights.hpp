@@ -8,15 +8,11 @@
 #include <vector>
 
 #include "attend/error.hpp"
+#include "attend/random.hpp"
 #include "attend/tensor.hpp"
 #include "service/port_grammar.hpp"
 
 namespace attend {
-
-enum class RandomDomain : std::uint32_t { init = 2, feature = 3, data = 7, service = 8 };
-
-// FNV-1a, 32 bits.
-[[nodiscard]] std::uint32_t name_hash(std::string_view name);
 
 // Standard normal numbers, element e from words (e div 4) of the counter: Philox4x32-10, Box-Muller in double, rounded
 // to float. Fills out[0..count).
