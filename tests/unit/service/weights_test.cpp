@@ -33,7 +33,7 @@ TEST_CASE("weights: hash and normals come out as specified") {
     CHECK(z[3] == Approx(0.1696807).epsilon(1e-6));
 }
 
-TEST_CASE("weights: bounds of the uniform family") {
+TEST_CASE("utilities: initialisers keep their bounds") {
     CHECK(extreme(made("xavierUniform", {}, {30, 50})) <= std::sqrt(6.0 / 80));
     CHECK(extreme(made("xavierUniform", {}, {30, 50})) >= 0.98 * std::sqrt(6.0 / 80));
     CHECK(extreme(made("kaimingUniform", {}, {30, 50})) <= 1 / std::sqrt(50.0));
@@ -43,7 +43,7 @@ TEST_CASE("weights: bounds of the uniform family") {
     CHECK(extreme(made("truncNormal", {0.5}, {5000})) <= 1.0);
 }
 
-TEST_CASE("weights: moments of normals") {
+TEST_CASE("utilities: initialisers have their moments") {
     const auto z = made("normal", {0.5, 2}, {20000});
     double mean = 0, square = 0;
     for (const float x : z) mean += static_cast<double>(x) / 20000;
@@ -52,14 +52,14 @@ TEST_CASE("weights: moments of normals") {
     CHECK(std::abs(std::sqrt(square) - 2) < 0.06);
 }
 
-TEST_CASE("weights: an element depends on seed, name and index alone") {
+TEST_CASE("utilities: an element depends on seed, name and index alone") {
     const auto small = made("normal", {0, 1}, {10}), large = made("normal", {0, 1}, {20});
     CHECK(std::equal(small.begin(), small.end(), large.begin()));
     CHECK(made("normal", {0, 1}, {10}, 1) != small);
     CHECK(made("normal", {0, 1}, {10}, 0, "m/V") != small);
 }
 
-TEST_CASE("weights: constants, identity, orthogonal") {
+TEST_CASE("utilities: constants, identity and orthogonal weights") {
     CHECK(made("zeros", {}, {3}) == std::vector<float>{0, 0, 0});
     CHECK(made("ones", {}, {2}) == std::vector<float>{1, 1});
     CHECK(made("constant", {2.5}, {2}) == std::vector<float>{2.5f, 2.5f});
