@@ -199,14 +199,15 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     if (!is_module(options)) {
         TileCall call(args);
         OwnTensor attended;
-        if (narrow_output(desc, args.output)) {
+        if (args.output && narrow_output(desc, args.output)) {
             const int64_t rows = desc.batch * desc.num_q_heads * desc.q_len;
             describe(attended, carve.take(rows * desc.value_dim), desc.batch, desc.num_q_heads, desc.q_len,
                      desc.value_dim);
             call.problem.output = &attended.tensor;
         }
         hook(call.problem, 0);
-        if (const attend_status status = run_tiles(call, carve.rest(context))) return status;
+        const attend_status status = run_tiles(call, carve.rest(context));
+        if (status != ATTEND_OK || !args.output) return status;
         const attend_tensor* residual = attend_find_name(args.bindings, "residual");
         return gated_sum(&context, residual ? residual : args.query, call.problem.output, gate, args.output);
     }
@@ -215,7 +216,7 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     const GroupedHeads sizes(desc, width, args.key->shape[args.key->ndim - 1]);
     const CrossWeights cross{weight("norm.gamma"), weight("norm.beta"), weight("wq"), weight("wkv"), weight("wo")};
     if (const attend_status status = grouped_cross(args, rest, sizes, cross, gate, hook)) return status;
-    if (!options.ffn) return ATTEND_OK;
+    if (!options.ffn || args.rows.count > 0) return ATTEND_OK;
     gate_values(weight("ffn_gate"), ffn_gates);
     gate.values = ffn_gates;
     const FeedForward layers{weight("ffn_norm.gamma"),
@@ -261,8 +262,9 @@ ATTEND_MECHANISM(
          .space = "O((n + m) d)",
          .caps = softmax_caps,
          .numerics = ATTEND_OWN_DEFINITION,
-         .formula = "core:   residual_i + tanh(attn_gate) softmax over the media that token i may see (scale q_i.k_j) V\n"
-                    "module: x + tanh(gate_attn) attention(norm(x)), then x + tanh(gate_ff) feed_forward(x)",
+         .formula =
+             "core:   residual_i + tanh(attn_gate) softmax over the media that token i may see (scale q_i.k_j) V\n"
+             "module: x + tanh(gate_attn) attention(norm(x)), then x + tanh(gate_ff) feed_forward(x)",
          .cost = "Each token meets the tokens of the media it may see, which with `immediate` is one: linear in the "
                  "text. The module adds projections and a feed-forward layer.",
          .use = "To add images or documents to a text model without retraining it: with closed gates it changes "

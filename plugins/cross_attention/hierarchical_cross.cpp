@@ -130,6 +130,7 @@ attend_status run_core(const HierarchicalOptions& options, const ForwardArgs& ar
     const attend_tensor *weights = attend_find_name(args.bindings, "segment_weights"),
                         *logs = attend_find_name(args.bindings, "segment_lse");
     OwnTensor own_weights, own_logs;
+    if (args.rows.count > 0) weights = logs = nullptr;
     if (args.scores) {
         const int64_t count = desc.batch * desc.num_q_heads * desc.q_len * segments.count;
         if (!weights) {
@@ -231,7 +232,8 @@ ATTEND_MECHANISM(
                 "flat context take cross-attention.",
          .example =
              "attend compute hierarchical-cross-attention --sequence-length 64 --sequence-length-k 4096 --heads 8 "
-             "--set segment_size=128"},
+             "--set segment_size=128",
+         .score_rows = author::ScoreStages::weights},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

@@ -282,7 +282,10 @@ attend_status run_core(const ForwardArgs& args, const Context& context) {
     ForwardArgs encode = args;
     encode.desc = &stages.encode;
     encode.query_lengths = nullptr;
-    if (args.query) encode.lse = encode.scores = nullptr;
+    if (args.query) {
+        encode.lse = encode.scores = nullptr;
+        encode.rows = {};
+    }
     const TileCall first(encode, &queries.tensor, args.key, args.value, args.query ? &read.tensor : args.output);
     const attend_status status = run_tiles(first, carve.rest(context));
     if (status != ATTEND_OK || !args.query) return status;

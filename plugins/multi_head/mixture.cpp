@@ -297,15 +297,17 @@ ATTEND_MECHANISM(
          .time = "O(n^2 d)",
          .space = "O(n d)",
          .numerics = ATTEND_OWN_DEFINITION,
-         .formula = "o_i = sum_m g_m softmax over the keys that pattern m allows (s_ij) V\n"
-                    "patterns: global, local(w), sink(a,w), strided(s) ...; the gates g_m are weights, or made from the query",
+         .formula =
+             "o_i = sum_m g_m softmax over the keys that pattern m allows (s_ij) V\n"
+             "patterns: global, local(w), sink(a,w), strided(s) ...; the gates g_m are weights, or made from the query",
          .cost = "One product per pair that any pattern allows, and one value product per pattern that allows it; "
                  "patterns without a global part skip what nobody sees.",
          .use = "To blend views of one text, such as a sliding window and a few sinks, with gates per head: "
                 "streaming heads beside retrieval heads. For one fixed pattern take local-attention or "
                 "longformer-attention, which skip more.",
          .example = "attend compute mixture-attention --sequence-length 256 --heads 8 --set "
-                    "'patterns=[\"global\",\"local(32)\",\"sink(4,16)\"]'"},
+                    "'patterns=[\"global\",\"local(32)\",\"sink(4,16)\"]'",
+         .score_rows = author::ScoreStages::weights},
         option_table, port_table)))
 
 }  // namespace attend::ATTEND_ISA

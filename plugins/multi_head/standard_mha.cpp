@@ -112,7 +112,13 @@ attend_status attend_extra(const Options& options, const ForwardArgs& args, Tile
                       learned ? attend_find_name(args.weights, "bias_v") : nullptr, carve);
         call.add_segment(&appended.key.tensor, &appended.value.tensor, ATTEND_SEGMENT_ALWAYS_VISIBLE);
     }
-    if (projected && options.average_weights) call.problem.flags |= ATTEND_TILE_AVERAGE_SCORES;
+    if (projected && options.average_weights) {
+        if (args.rows.logits)
+            return attend_fail(context.error, ATTEND_UNSUPPORTED,
+                               "standard-mha: a mean over heads has no logits; accepted: average_weights false",
+                               "average_weights");
+        call.problem.flags |= ATTEND_TILE_AVERAGE_SCORES;
+    }
     return run_tiles(call, carve.rest(context));
 }
 
@@ -121,7 +127,7 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     int64_t shapes[4][3], strides[4][3];
     attend_tensor turned[4];
     const attend_tensor** tensors[4] = {&view.query, &view.key, &view.value, &view.output};
-    for (int at = 0; at < 4 && is_projected(options.form) && !options.batch_first; ++at) {
+    for (int at = 0; at < 4 && is_projected(options.form) && !options.batch_first && *tensors[at]; ++at) {
         turned[at] = batch_leading(**tensors[at], shapes[at], strides[at]);
         *tensors[at] = &turned[at];
     }

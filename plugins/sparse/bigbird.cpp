@@ -267,7 +267,7 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
         }
     else
         status = run_tiles(call, rest);
-    if (status != ATTEND_OK || options.mode != etc) return status;
+    if (status != ATTEND_OK || options.mode != etc || args.rows.count > 0) return status;
     return forward_extra(args, call, rest);
 }
 

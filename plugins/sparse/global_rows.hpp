@@ -62,7 +62,9 @@ public:
             for (int64_t n = 0; n <= lists.count(b); ++n) {
                 if (n < lists.count(b)) {
                     const int64_t i = lists.of(b)[n] - offset;
-                    if (i >= 0 && i < valid) scratch.index[count++] = static_cast<int32_t>(i);
+                    const bool asked =
+                        args.rows.count == 0 || (i >= args.rows.first && i < args.rows.first + args.rows.count);
+                    if (i >= 0 && i < valid && asked) scratch.index[count++] = static_cast<int32_t>(i);
                 }
                 if (count == 0 || (n < lists.count(b) && count < (shows ? 1 : scratch.rows))) continue;
                 const attend_status status = some_rows(call, args, scratch, b, count, rest);
@@ -174,6 +176,7 @@ private:
         attend_tile_problem problem = call.problem;
         problem.query = &queries.tensor;
         problem.query_index = scratch.index;
+        problem.first_row = problem.num_rows = 0;
         problem.keys = nullptr;
         problem.keep = nullptr;
         problem.mask = of_item(mask, problem.mask, b);
@@ -214,6 +217,13 @@ private:
                 scores.shape[3] = n;
                 problem.scores = &scores.tensor;
             }
+            if (args.rows.logits) {
+                problem.output = problem.lse = nullptr;
+                problem.num_rows = count;
+                status = ATTEND_KERNEL(attend_tile_forward)(&problem, &context);
+                if (status != ATTEND_OK) return status;
+                continue;
+            }
             status = ATTEND_KERNEL(attend_tile_forward)(&problem, &context);
             if (status != ATTEND_OK) return status;
             if (scratch.piece_lse != nullptr && args.scores != nullptr)
@@ -224,6 +234,7 @@ private:
                 Parts::merge_row(scratch.out + row * desc.value_dim, 1, scratch.part + row * desc.value_dim,
                                  desc.value_dim, scratch.lse[row], scratch.part_lse[row]);
         }
+        if (args.rows.logits) return ATTEND_OK;
         if (scratch.piece_lse != nullptr && args.scores != nullptr) share_scores(args, scratch, b, step);
         store(args, scratch, b, count);
         return ATTEND_OK;

@@ -368,14 +368,16 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     const Context rest = carve.rest(context);
     attend_status status = run_tiles(call, rest);
     if (status != ATTEND_OK) return status;
-    if (private_key != nullptr && args.scores != nullptr) {
+    if (private_key != nullptr && args.scores != nullptr && !args.rows.logits) {
         const auto scores = view_of<float, 4>(args.scores);
-        for (int64_t row = 0; row < desc.batch * desc.num_q_heads * desc.q_len; ++row)
-            for (int64_t j = 0; j < scores.shape[3]; ++j)
-                *scores.at(row / desc.q_len / desc.num_q_heads, row / desc.q_len % desc.num_q_heads, row % desc.q_len,
-                           j) *= privates.shares[row];
+        const int64_t begin = args.rows.first, end = args.rows.count > 0 ? begin + args.rows.count : desc.q_len;
+        for (int64_t head = 0; head < desc.batch * desc.num_q_heads; ++head)
+            for (int64_t i = begin; i < end; ++i)
+                for (int64_t j = 0; j < scores.shape[3]; ++j)
+                    *scores.at(head / desc.num_q_heads, head % desc.num_q_heads, i, j) *=
+                        privates.shares[head * desc.q_len + i];
     }
-    if (layout.extra() == 0) return ATTEND_OK;
+    if (layout.extra() == 0 || args.rows.count > 0) return ATTEND_OK;
     // Hubs see each other and every key within the length, and nothing else applies to them.
     of_hubs.flags &= ~(ATTEND_TILE_CAUSAL | ATTEND_TILE_OFFSET_PER_ITEM);
     of_hubs.query = hub_query;

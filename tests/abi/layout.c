@@ -253,6 +253,11 @@ int main(void) {
     FIELD(attend_pattern_extension, struct_size);
     FIELD(attend_pattern_extension, reserved0);
     FIELD(attend_pattern_extension, visit);
+    SIZE(attend_scores_extension);
+    FIELD(attend_scores_extension, struct_size);
+    FIELD(attend_scores_extension, reserved0);
+    FIELD(attend_scores_extension, rows);
+    FIELD(attend_scores_extension, logits);
     SIZE(attend_kv_cache_desc);
     FIELD(attend_kv_cache_desc, struct_size);
     FIELD(attend_kv_cache_desc, dtype);

@@ -43,7 +43,8 @@ static attend_status plan_info(const attend_plan *plan, attend_plan_info *info) 
 }
 static void drop_plan(attend_plan *plan) { plan->host->release(plan->host, plan, sizeof *plan, 64); }
 static const void *get_extension(const attend_lib *lib, const char *id) {
-    const char *const known[] = {ATTEND_EXT_COST, ATTEND_EXT_TOLERANCE, ATTEND_EXT_GUIDE, ATTEND_EXT_PATTERN};
+    const char *const known[] = {ATTEND_EXT_COST, ATTEND_EXT_TOLERANCE, ATTEND_EXT_GUIDE, ATTEND_EXT_PATTERN,
+                                 ATTEND_EXT_SCORES};
     for (unsigned at = 0; at < sizeof known / sizeof known[0]; ++at)
         if (attend_text_equal(id, known[at])) return NULL;
     return lib;

@@ -467,6 +467,21 @@ typedef struct attend_pattern_extension {
                            attend_error *error) ATTEND_NOEXCEPT;
 } attend_pattern_extension;
 
+/* Mechanism: attention weights of some rows, so that nobody needs a matrix of all of them. */
+#define ATTEND_EXT_SCORES "attend.scores/1"
+typedef struct attend_scores_extension {
+    uint32_t struct_size, reserved0;
+    /* What `execute` writes into `scores`, to the bit, for the rows [first_row, first_row + num_rows) of all batch items
+       and heads. The binding `scores` has num_rows rows; other outputs need not be bound and are not written. The plan
+       was made with ATTEND_PLAN_NEED_SCORES and the shape of all weights. [any-thread, planned] */
+    attend_status (*rows)(const attend_plan *, const attend_exec *, int64_t first_row, int64_t num_rows,
+                          attend_error *) ATTEND_NOEXCEPT;
+    /* Likewise what the softmax makes weights of: scaled, capped, biased; minus infinity where a key is not seen. NULL: the
+       weights are not those of one softmax. */
+    attend_status (*logits)(const attend_plan *, const attend_exec *, int64_t first_row, int64_t num_rows,
+                            attend_error *) ATTEND_NOEXCEPT;
+} attend_scores_extension;
+
 /* Mechanism: keys and values that a decoder keeps from step to step, for sequences 0 to num_sequences - 1, all empty at
    first. A cache is destroyed before its lib is closed. Append, truncate, fork and destroy exclude every other call with
    the same cache; steps and questions may run on several threads at a time. What fails changes nothing. */
@@ -816,6 +831,11 @@ ATTEND_ASSERT_SIZE(attend_pattern_extension, 16);
 ATTEND_ASSERT_FIELD(attend_pattern_extension, struct_size, 0);
 ATTEND_ASSERT_FIELD(attend_pattern_extension, reserved0, 4);
 ATTEND_ASSERT_FIELD(attend_pattern_extension, visit, 8);
+ATTEND_ASSERT_SIZE(attend_scores_extension, 24);
+ATTEND_ASSERT_FIELD(attend_scores_extension, struct_size, 0);
+ATTEND_ASSERT_FIELD(attend_scores_extension, reserved0, 4);
+ATTEND_ASSERT_FIELD(attend_scores_extension, rows, 8);
+ATTEND_ASSERT_FIELD(attend_scores_extension, logits, 16);
 ATTEND_ASSERT_SIZE(attend_kv_cache_desc, 48);
 ATTEND_ASSERT_FIELD(attend_kv_cache_desc, struct_size, 0);
 ATTEND_ASSERT_FIELD(attend_kv_cache_desc, dtype, 4);

@@ -205,6 +205,9 @@ attend_status forward(const Options& options, const ForwardArgs& args, const Con
     run.output = stored_view(args.output);
     run.lse = view_of<float, 3>(args.lse);
     run.scores = view_of<float, 4>(args.scores);
+    run.row_begin = args.rows.first;
+    run.logits = args.rows.logits;
+    run.row_end = args.rows.count > 0 ? args.rows.first + args.rows.count : run.q_len;
     run.mask = broadcast_view_of<const uint8_t, 4>(args.mask);
     run.bias = broadcast_view_of<const float, 4>(args.bias);
     run.query_lengths = args.query_lengths, run.key_lengths = args.key_lengths;

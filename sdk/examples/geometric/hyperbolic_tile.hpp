@@ -45,6 +45,9 @@ struct HyperbolicRun {
     StoredView query, key, value, output;
     TensorView<float, 3> lse;
     TensorView<float, 4> scores;
+    int64_t row_begin, row_end;  // rows that the call is for
+    bool logits;                 // scores stay as they are
+    bool shows(int64_t row) const { return scores.present && row >= row_begin && row < row_end; }
     TensorView<const uint8_t, 4> mask;
     TensorView<const float, 4> bias;
     int64_t first_bad[3];  // row of query, key, value that is no point
@@ -121,6 +124,7 @@ public:
 
     void block(int64_t b, int64_t h, int64_t first_row) {
         const int64_t rows = run_.q_len - first_row < queries_of_a_task ? run_.q_len - first_row : queries_of_a_task;
+        if (first_row >= run_.row_end || first_row + rows <= run_.row_begin) return;
         const int64_t channels = channels_of(run_.values.dimension());
         int64_t low[queries_of_a_task], high[queries_of_a_task], begin = run_.kv_len, end = 0;
         for (int64_t r = 0; r < rows; ++r) {
@@ -131,7 +135,7 @@ public:
             }
             room_.most[r] = -infinity;
             room_.total[r] = 0.0;
-            if (run_.scores.present)
+            if (run_.shows(first_row + r))
                 for (int64_t j = 0; j < run_.kv_len; ++j)
                     run_.scores.at(b, h, first_row + r)[j * run_.scores.strides[3]] = -infinity;
         }
@@ -280,7 +284,7 @@ private:
         if (run_.mask.present)
             for (int64_t j = from; j < to; ++j)
                 if (*run_.mask.at(b, h, i, first + j) == 0) x[j] = -infinity;
-        if (run_.scores.present)
+        if (run_.shows(i))
             for (int64_t j = from; j < to; ++j) run_.scores.at(b, h, i)[(first + j) * run_.scores.strides[3]] = x[j];
         // A sigmoid 1 / (1 + exp(-x)) is exp(min(x, 0)) / (1 + exp(-|x|)); its normaliser cancels, so that the first
         // factor may be relative to its largest, too, and far points do not vanish.
@@ -354,12 +358,14 @@ private:
         const double length = ::sqrt(squares), below = (time - length) * (time + length);
         const double rho = length > 0.0 && below > 0.0 ? ::asinh(length / ::sqrt(below)) : 0.0;
         run_.result.write(rho, sums, length, n, room_.out);
-        narrow_row(run_.output.storage, room_.out, run_.result.width(n), run_.output.at(b, h, i), run_.output.step());
+        if (run_.output.present)
+            narrow_row(run_.output.storage, room_.out, run_.result.width(n), run_.output.at(b, h, i),
+                       run_.output.step());
         const double total = room_.total[r];
         if (run_.lse.present)
             *run_.lse.at(b, h, i) =
                 total == 0.0 ? -infinity : static_cast<float>(static_cast<double>(room_.most[r]) + ::log(total));
-        if (!run_.scores.present) return;
+        if (!run_.shows(i) || run_.logits) return;
         float* scores = run_.scores.at(b, h, i);
         for (int64_t j = 0; j < run_.kv_len; ++j) {
             float& x = scores[j * run_.scores.strides[3]];

@@ -162,6 +162,7 @@ typedef struct attend_tile_hooks {
 #define ATTEND_TILE_WIDEN (1u << 4)           /* bf16 is widened to float32, also where the processor has bf16 dots */
 #define ATTEND_TILE_LEAVES_STATE (1u << 5)    /* the softmax goes on in another call: no results yet, but its state */
 #define ATTEND_TILE_TAKES_STATE (1u << 6)     /* the softmax goes on from the state that another call has left */
+#define ATTEND_TILE_LOGITS (1u << 7)          /* with num_rows: scores are what the softmax gets, minus infinity where hidden */
 
 /* How the keys and values of the first segment are kept: in pages, as codes, in parts that are computed apart.
 
@@ -228,6 +229,9 @@ typedef struct attend_tile_problem {
     const attend_tile_hooks *hooks;
     const attend_tensor *state_max, *state_sum; /* float32 [B, Hq, Nq], with ATTEND_TILE_LEAVES_STATE and _TAKES_STATE */
     const attend_key_store *store;
+    /* Only the rows [first_row, first_row + num_rows) of `scores` are written, which has all Nq rows; without output and lse.
+       num_rows 0 = all. Weights have the bits that they have in the whole call. */
+    int64_t first_row, num_rows;
 } attend_tile_problem;
 
 /* Scratch for attend_tile_forward, from shapes alone (data pointers may be NULL). */

@@ -86,7 +86,8 @@ uint64_t parts_bytes(const Sizes& sizes) {
 using namespace decode;
 
 bool decode_applies(const attend_tile_problem& problem) {
-    if (problem.scores != nullptr || problem.dropout > 0.0 || problem.keys != nullptr) return false;
+    if (problem.scores != nullptr || problem.num_rows > 0 || problem.dropout > 0.0 || problem.keys != nullptr)
+        return false;
     if (problem.hooks != nullptr) return false;
     if ((problem.flags & (ATTEND_TILE_LEAVES_STATE | ATTEND_TILE_TAKES_STATE)) != 0) return false;
     if (problem.query_index != nullptr || problem.key_index != nullptr) return false;

@@ -196,15 +196,18 @@ public:
                     few_rows(head, row, lesser(batch_lanes, end - row));
             return ATTEND_OK;
         }
+        const int64_t wanted = call.num_rows > 0 ? call.first_row : 0;
+        const int64_t wanted_end = call.num_rows > 0 ? call.first_row + call.num_rows : sizes.q_len;
         for (int64_t row = first; row < end; row += sizes.group_rows) {
             const int64_t group_end = lesser(row + sizes.group_rows, end);
+            if (group_end <= wanted || row >= wanted_end) continue;
             make_list(first_head_, row);
             if (sizes.packs && count_ > 0) {
                 const attend_status status = packed(row, group_end);
                 if (status != ATTEND_OK) return status;
                 continue;
             }
-            for (int64_t i = row; i < group_end; ++i)
+            for (int64_t i = greater(row, wanted); i < lesser(group_end, wanted_end); ++i)
                 for (int64_t head = first_head_; head < end_head_; ++head) one_row(head, i);
         }
         return ATTEND_OK;
@@ -335,14 +338,18 @@ private:
     void one_row(int64_t head, int64_t i) {
         const Sizes& sizes = run_.sizes;
         const int64_t kv_head = head / sizes.pack();
+        const bool logits = (run_.call->flags & ATTEND_TILE_LOGITS) != 0;
         float* const shown = run_.scores.present ? run_.scores.at(batch_, head, i, 0) : nullptr;
         if (shown != nullptr)
-            for (int64_t j = 0; j < sizes.kv_len; ++j) shown[j * run_.scores.strides[3]] = 0.0f;
+            for (int64_t j = 0; j < sizes.kv_len; ++j) shown[j * run_.scores.strides[3]] = logits ? -infinity : 0.0f;
         const int64_t seen = filter(head, i);
         float lse = -infinity, most = -infinity;
         double sum = 0.0;
         if (seen > 0) {
             score(head, kv_head, i, seen);
+            for (int64_t n = 0; n < seen && logits; ++n)
+                shown[scratch_.visible[n] * run_.scores.strides[3]] = scratch_.scores[n];
+            if (logits) return;
             sum = exponentials(scratch_.scores, seen, most);
         }
         if (most == -infinity) {  // nothing is seen, or with a score of minus infinity alone

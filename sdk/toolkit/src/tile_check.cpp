@@ -241,6 +241,14 @@ void check_numbers(Checker& check, const attend_tile_problem& problem, const Til
     check.number(problem.window_left >= -1, "window_left", "-1 (unlimited) or more");
     check.number(problem.window_right >= -1, "window_right", "-1 (unlimited) or more");
     check.number(problem.max_query_tile >= 0 && problem.max_key_tile >= 0, "max_query_tile", "0 (any) or more");
+    check.number(problem.num_rows >= 0 && problem.first_row >= 0 && problem.first_row <= sizes.q_len &&
+                     problem.num_rows <= sizes.q_len - problem.first_row,
+                 "num_rows", "rows of the query");
+    check.number((problem.flags & ATTEND_TILE_LOGITS) == 0 ||
+                     (problem.num_rows > 0 && problem.scores != nullptr && sizes.maps == 1 && !sizes.average),
+                 "flags", "logits of rows of scores, of one map and each head");
+    check.number(problem.num_rows == 0 || (problem.output == nullptr && problem.lse == nullptr), "num_rows",
+                 "some rows of scores without output and lse");
     constexpr int64_t farthest = int64_t{1} << 40;
     check.number(problem.causal_offset >= -farthest && problem.causal_offset <= farthest, "causal_offset",
                  "-2^40 to 2^40");
@@ -316,7 +324,8 @@ attend_status check_tile_problem(const attend_tile_problem& problem, attend_erro
     Checker check(error);
     check.number(problem.query != nullptr, "query", "a tensor");
     check.number(problem.num_segments >= 1 && problem.segments != nullptr, "segments", "at least one");
-    check.number(problem.output != nullptr || problem.lse != nullptr || problem.scores != nullptr, "output",
+    const bool finishes = problem.num_rows > 0 && problem.hooks != nullptr && problem.hooks->finish != nullptr;
+    check.number(problem.output != nullptr || problem.lse != nullptr || problem.scores != nullptr || finishes, "output",
                  "at least one of output, lse and scores");
     if (!check.ok()) return check.status();
     const int64_t any[4] = {any_extent, any_extent, any_extent, any_extent};

@@ -21,8 +21,8 @@ int64_t valid_rows(const TileRun& run, int64_t batch) {
     return rows;
 }
 
-void fill_zero(float* row, int64_t stride, int64_t count) {
-    for (int64_t at = 0; at < count; ++at) row[at * stride] = 0.0f;
+void fill_row(float* row, int64_t stride, int64_t count, float value) {
+    for (int64_t at = 0; at < count; ++at) row[at * stride] = value;
 }
 
 // Rows without keys: zero output, LSE minus infinity. Weights are zeroed for all rows beforehand.
@@ -76,37 +76,43 @@ public:
     void run() {
         if (count_ == 0) return;
         for (int64_t at = 0; at < count_; ++at) {
-            if (at + 1 < count_) worker(at + 1).fetch_queries();
-            worker(at).start();
+            if (at + 1 < count_ && !worker(at + 1).idle()) worker(at + 1).fetch_queries();
+            if (!worker(at).idle()) worker(at).start();
             first_position_ = lesser(first_position_, worker(at).tile().first_position);
             last_position_ = greater(last_position_, worker(at).tile().last_position);
         }
+        if (run_.logits) return walk(Pass::weights);
         walk(Pass::forward);
         if (run_.hooks->finish != nullptr || run_.sizes.maps > 1)
             finish_with_hooks();
         else
-            for (int64_t at = 0; at < count_; ++at) worker(at).finish();
+            each([](TileWorker& tile) { tile.finish(); });
         if (!run_.scores.present && !run_.average.present) return;
-        for (int64_t at = 0; at < count_; ++at) worker(at).start_weights();
+        each([](TileWorker& tile) { tile.start_weights(); });
         walk(run_.scores.present ? Pass::weights : Pass::add_weights);
     }
 
 private:
     TileWorker& worker(int64_t at) { return reinterpret_cast<TileWorker*>(space_)[at]; }
+    template <class Visit>
+    void each(Visit visit) {
+        for (int64_t at = 0; at < count_; ++at)
+            if (!worker(at).idle()) visit(worker(at));
+    }
 
     void finish_with_hooks() {
         const attend_tile_hooks& hooks = *run_.hooks;
         // With close hooks every range has been settled.
-        if (hooks.close == nullptr)
-            for (int64_t at = 0; at < count_; ++at) worker(at).settle();
+        if (hooks.close == nullptr) each([](TileWorker& tile) { tile.settle(); });
         if (hooks.finish != nullptr) call(hooks.finish);
-        for (int64_t at = 0; at < count_; ++at) worker(at).store_settled();
+        each([](TileWorker& tile) { tile.store_settled(); });
     }
 
     // A hook on finished tiles, for the rows of each.
     void call(attend_finish_fn hook) {
         float *values[most_maps], *lse[most_maps];
         for (int64_t at = 0; at < count_; at += run_.sizes.maps) {
+            if (worker(at).idle()) continue;
             for (int64_t map = 0; map < run_.sizes.maps; ++map) {
                 values[map] = worker(at + map).values();
                 lse[map] = worker(at + map).lse();
@@ -119,9 +125,9 @@ private:
     }
 
     void close_range() {
-        for (int64_t at = 0; at < count_; ++at) worker(at).settle();
+        each([](TileWorker& tile) { tile.settle(); });
         call(run_.hooks->close);
-        for (int64_t at = 0; at < count_; ++at) worker(at).restart();
+        each([](TileWorker& tile) { tile.restart(); });
     }
 
     void walk(Pass pass) {
@@ -141,6 +147,7 @@ private:
             // Each tile has ranges of its own.
             for (first_ = 0; first_ < count_; first_ = last_) {
                 last_ = first_ + run_.sizes.maps;
+                if (worker(first_).idle()) continue;
                 problem_.keys(
                     problem_.keys_user, &worker(first_).tile(),
                     [](void* group, int64_t begin, int64_t end, uint32_t flags) {
@@ -235,10 +242,11 @@ private:
     alignas(TileWorker) unsigned char space_[size_t{most_maps} * sizeof(TileWorker)];
 };
 
-// Tiles [first, end) of the head in `rows`.
+// Tiles [first, end) of the head in `rows`, a group; of which one alone may be wanted.
 struct Tiles {
     TileRows rows;
     int64_t first, end;
+    int64_t only = -1;
 };
 
 TileRows rows_of_tile(const TileSizes& sizes, TileRows rows, int64_t tile) {
@@ -254,13 +262,16 @@ void attend_tiles(const TileRun& run, const TileScratch& scratch, const Tiles& t
     const int64_t valid = valid_rows(run, tiles.rows.batch) * tiles.rows.pack;
     for (int64_t tile = tiles.first; tile < tiles.end; ++tile) {
         TileRows rows = rows_of_tile(sizes, tiles.rows, tile);
-        if (run.scores.present)
-            for (int64_t v = rows.begin; v < rows.end; ++v)
-                fill_zero(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0),
-                          run.scores.strides[3], sizes.all_keys);
+        rows.idle = tiles.only >= 0 && tile != tiles.only;
+        if (run.scores.present && !rows.idle)
+            for (int64_t v = greater(rows.begin, run.row_begin * rows.pack),
+                         end = lesser(rows.end, run.row_end * rows.pack);
+                 v < end; ++v)
+                fill_row(run.scores.at(rows.batch, rows.first_head + v % rows.pack, v / rows.pack, 0),
+                         run.scores.strides[3], sizes.all_keys, run.logits ? -infinity : 0.0f);
         TileRows empty = rows;
         empty.begin = clamp(valid, rows.begin, rows.end);
-        write_empty_rows(run, empty);
+        if (!rows.idle) write_empty_rows(run, empty);
         rows.end = empty.begin;
         if (rows.begin < rows.end) group.add(rows);
     }
@@ -273,9 +284,10 @@ void attend_tiles(const TileRun& run, const TileScratch& scratch, const Tiles& t
 void attend_average(const TileRun& run, const TileScratch& scratch, TileRows rows, int64_t tile) {
     const TileSizes& sizes = run.sizes;
     const TensorView<float, 3>& average = run.average;
-    const int64_t begin = tile * sizes.tile_lanes, end = lesser(begin + sizes.tile_lanes, sizes.q_len);
+    const int64_t begin = greater(tile * sizes.tile_lanes, run.row_begin),
+                  end = lesser((tile + 1) * sizes.tile_lanes, run.row_end);
     for (int64_t row = begin; row < end; ++row)
-        fill_zero(average.at(rows.batch, row, 0), average.strides[2], sizes.all_keys);
+        fill_row(average.at(rows.batch, row, 0), average.strides[2], sizes.all_keys, 0.0f);
     for (int64_t head = 0; head < sizes.q_heads; ++head) {
         rows.first_head = head;
         rows.kv_head = head * sizes.kv_heads / sizes.q_heads;
@@ -302,10 +314,17 @@ attend_status run_items(void* user, uint64_t begin, uint64_t end, uint32_t slot)
     // and with few groups those of all heads, so that workers end with short ones.
     const int64_t heads = sizes.batch * sizes.outer;
     const bool by_length = longest_first(run);
+    const bool some = run.tile_end - run.tile_begin < sizes.tiles;
     const auto tiles_of = [&](int64_t item) {
         Tiles tiles{};
-        const int64_t outer = by_length ? item % heads : item / sizes.groups;
-        const int64_t group = sizes.groups - 1 - (by_length ? item / heads : item % sizes.groups);
+        if (some) {
+            const int64_t count = run.tile_end - run.tile_begin;
+            tiles.only = run.tile_begin + item % count;
+            item = item / count * sizes.groups + sizes.groups - 1 - sizes.group_of(tiles.only);
+        }
+        const bool long_first = by_length && !some;
+        const int64_t outer = long_first ? item % heads : item / sizes.groups;
+        const int64_t group = sizes.groups - 1 - (long_first ? item / heads : item % sizes.groups);
         tiles.rows.pack = sizes.pack;
         tiles.rows.batch = outer / sizes.outer;
         tiles.rows.kv_head = outer % sizes.outer;
@@ -387,6 +406,16 @@ attend_status tiles_forward(const attend_tile_problem& given, const QuantisedRun
     run.takes_state = (problem->flags & ATTEND_TILE_TAKES_STATE) != 0;
     run.state_max = view_of<float, 3>(problem->state_max);
     run.state_sum = view_of<float, 3>(problem->state_sum);
+    run.logits = (problem->flags & ATTEND_TILE_LOGITS) != 0;
+    run.values = run.output.present || (problem->scores == nullptr && run.hooks->finish != nullptr);
+    run.row_end = run.sizes.q_len;
+    run.tile_end = run.sizes.tiles;
+    if (problem->num_rows > 0) {
+        run.row_begin = problem->first_row;
+        run.row_end = problem->first_row + problem->num_rows;
+        run.tile_begin = run.row_begin * run.sizes.pack / run.sizes.tile_lanes;
+        run.tile_end = divide_up(run.row_end * run.sizes.pack, run.sizes.tile_lanes);
+    }
     run.precise =
         run.needs_lse || problem->scores != nullptr || run.leaves_state || run.takes_state || quantised != nullptr;
     run.dots = quantised == nullptr && takes_dots(*problem, context->host != nullptr ? context->host->cpu : nullptr);
@@ -396,6 +425,7 @@ attend_status tiles_forward(const attend_tile_problem& given, const QuantisedRun
     run.load_scale = run.scale;
     const bool unscaled = run.dots || (quantised != nullptr && !quantised->scaled());
     run.rescores = unscaled && !plain;
+    run.lacks_scale = unscaled && plain;
     run.factor = softmax_factor(unscaled && plain ? run.scale : 1.0f);
     run.dropout = problem->dropout > 0.0;
     if (run.dropout) {
@@ -406,7 +436,9 @@ attend_status tiles_forward(const attend_tile_problem& given, const QuantisedRun
             static_cast<uint32_t>(problem->dropout_heads > 0 ? problem->dropout_heads : run.sizes.q_heads);
     }
     if (run.sizes.tiles == 0) return ATTEND_OK;
-    return parallel_items(context, static_cast<uint64_t>(run.sizes.items()), run_items, &run,
+    const int64_t wanted = run.tile_end - run.tile_begin;
+    const int64_t items = wanted < run.sizes.tiles ? run.sizes.batch * run.sizes.outer * wanted : run.sizes.items();
+    return parallel_items(context, static_cast<uint64_t>(items), run_items, &run,
                           longest_first(run) ? 0 : ATTEND_PARALLEL_NEAR);
 }
 

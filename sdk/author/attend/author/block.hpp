@@ -179,9 +179,11 @@ inline attend_status grouped_cross(const ForwardArgs& args, const Context& conte
             GroupCall call(args, &q.split_heads(group).tensor, &k.split_heads(group).tensor,
                            &v.split_heads(group).tensor, &o.split_heads(group).tensor, item, items, head, group);
             hook(call.call.problem, item);
+            if (args.rows.count > 0) call.call.problem.output = nullptr;
             status = run_tiles(call.call, rest);
             if (status != ATTEND_OK) return status;
         }
+        if (args.rows.count > 0) continue;
         const Portions portions(items, sizes.q_len, 1024);
         for (int64_t first = 0; first < items; first += portions.items)
             for (int64_t row = 0; row < sizes.q_len; row += portions.rows) {

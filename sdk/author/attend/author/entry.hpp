@@ -49,7 +49,17 @@ struct PlanArgs {
     const attend_array* values;    // attend_value of every option
 };
 
-// One call. Tensors that were not bound are NULL. Lengths have been checked against the extents.
+// Rows of `scores` that a call is for (attend_scores_extension); count 0: an ordinary call.
+struct ScoreRows {
+    int64_t first, count;
+    bool logits;  // what the softmax makes weights of, minus infinity where a key is not seen
+};
+// What a mechanism can say of rows of its scores.
+enum class ScoreStages : uint32_t { none, weights, weights_and_logits };
+
+// One call. Tensors that were not bound are NULL. Lengths have been checked against the extents. A call for rows of scores has
+// no other output with a role, and need not write those without one; its scores look as if all rows were there, but only
+// those asked for may be touched.
 struct ForwardArgs {
     const attend_plan_desc* desc;  // bindings and options are empty here
     const attend_tensor *query, *key, *value, *output, *lse, *scores, *mask, *bias, *query_lengths, *key_lengths;
@@ -58,6 +68,7 @@ struct ForwardArgs {
     const attend_array* values;    // options, for attend_find_option
     const void* prepared;          // what prepare filled, or NULL
     const attend_exec* exec;       // seed, rng_offset, per-call blocks
+    ScoreRows rows;
 };
 
 // Query rows whose keys a mechanism is asked for (attend_pattern_extension).
@@ -105,6 +116,8 @@ struct MechanismEntry {
     // Writes rows of a cache; false: they hold NaN or infinity, and codes cannot. With it the mechanism, which must have the
     // inputs of author/key_cache.hpp, offers attend.kv-cache/1.
     bool (*write_rows)(const CacheRows& rows) = nullptr;
+    // forward understands ForwardArgs::rows: with an output of role SCORES the mechanism offers attend.scores/1.
+    ScoreStages score_rows = ScoreStages::none;
 };
 
 }  // namespace attend::author

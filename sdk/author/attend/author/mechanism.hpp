@@ -84,6 +84,8 @@ struct About {
     const char *formula = nullptr, *cost = nullptr, *use = nullptr, *example = nullptr;
     // Offers caches of keys and values: write_cache_rows of author/cache_rows.hpp.
     bool (*write_rows)(const author::CacheRows& rows) = nullptr;
+    // How far it honours ForwardArgs::rows, as everything does that hands its scores to the tile engine through a TileCall.
+    author::ScoreStages score_rows = author::ScoreStages::weights_and_logits;
 };
 
 // Puts a function of a mechanism in the place that its type belongs to. Of two functions that count bytes the first is
@@ -142,6 +144,7 @@ consteval MechanismEntry described(const About& about, const OptionRow (&options
     entry.revision = about.revision;
     entry.guide = {sizeof(attend_guide_extension), 0, about.formula, about.cost, about.use, about.example};
     entry.write_rows = about.write_rows;
+    if ((about.caps & ATTEND_CAP_SCORES_OUT) != 0) entry.score_rows = about.score_rows;
     entry.options = options;
     entry.option_count = num_options;
     entry.options_size = (options_size<functions>() + ...);

@@ -44,6 +44,7 @@ struct attend_plan {
     const char* variant;
     attend_plan_desc desc;
     uint64_t block_bytes, prepared_bytes, workspace_bytes;
+    int64_t score_rows;  // of all weights; -1: made without them
     void* options;
     void* prepared;
     attend_array values, weights;
@@ -190,6 +191,9 @@ inline attend_status make_plan(attend_lib* lib, const MechanismEntry& entry, con
     plan->entry = &entry;
     plan->variant = lib->isa->name;
     plan->block_bytes = counter.used();
+    plan->score_rows = -1;
+    if (const attend_tensor* scores = attend_find(&desc.bindings, ATTEND_SCORES))
+        if (scores->ndim >= 2) plan->score_rows = scores->shape[scores->ndim - 2];
     attend_plan_desc_copy(&plan->desc, &desc);
     plan->options = carver.take<unsigned char>(entry.options_size);
     char* warnings = carver.take<char>(warnings_room(entry));
@@ -253,7 +257,9 @@ inline attend_status check_lengths(const MechanismEntry& entry, const attend_ten
     return ATTEND_OK;
 }
 
-inline attend_status execute(const attend_plan* plan, const attend_exec* call, attend_error* error) {
+// rows.count 0: the whole call; else rows of the scores.
+inline attend_status run_call(const attend_plan* plan, const attend_exec* call, const ScoreRows& rows,
+                              const attend_tensor* scores, attend_error* error) {
     const MechanismEntry& entry = *plan->entry;
     if (call->workspace_bytes < plan->workspace_bytes || (plan->workspace_bytes && !call->workspace))
         return fail(error, ATTEND_WORKSPACE_TOO_SMALL,
@@ -272,7 +278,12 @@ inline attend_status execute(const attend_plan* plan, const attend_exec* call, a
     bool query_needed = true;
     for (uint32_t at = 0; at < entry.port_count; ++at)
         if (entry.ports[at].role == ATTEND_Q) query_needed = (entry.ports[at].flags & ATTEND_OPTIONAL) == 0;
-    if ((query_needed && !args.query) || !args.output)
+    if (rows.count > 0) {
+        args.output = args.lse = nullptr;
+        args.scores = scores;
+        args.rows = rows;
+    }
+    if ((query_needed && !args.query) || (!args.output && rows.count == 0))
         return fail(error, ATTEND_INVALID_ARGUMENT,
                     Message{} << entry.name << (query_needed ? ": query and output" : ": output") << " must be bound",
                     "bindings");
@@ -289,6 +300,45 @@ inline attend_status execute(const attend_plan* plan, const attend_exec* call, a
     const attend_context context{
         plan->host, call->call, call->workspace, call->workspace_bytes, error, plan->desc.max_workers, 0};
     return entry.forward(plan->options, args, context);
+}
+
+inline attend_status execute(const attend_plan* plan, const attend_exec* call, attend_error* error) {
+    return run_call(plan, call, ScoreRows{}, nullptr, error);
+}
+
+// The scores of the call get the extents of all weights, with the rows asked for where they belong.
+inline attend_status score_rows(const attend_plan* plan, const attend_exec* call, const ScoreRows& rows,
+                                attend_error* error) {
+    const int64_t first = rows.first, count = rows.count;
+    const MechanismEntry& entry = *plan->entry;
+    const auto refuse = [&](Message& text, const char* where) {
+        return fail(error, ATTEND_INVALID_ARGUMENT, text, where);
+    };
+    Message text;
+    text << entry.name << ": ";
+    if (plan->score_rows < 0)
+        return refuse(text << "the plan was made without scores; accepted: a plan for which they are described",
+                      "scores");
+    if (first < 0 || count < 1 || first > plan->score_rows || count > plan->score_rows - first)
+        return refuse(text << "rows " << first << " to " << (first + count)
+                           << " of the scores; accepted: at least one of 0 to " << plan->score_rows,
+                      "rows");
+    const attend_tensor* given = nullptr;
+    for (uint32_t at = 0; at < call->bindings.count; ++at) {
+        const attend_binding* binding = attend_binding_at(&call->bindings, at);
+        if (binding->role == ATTEND_SCORES) given = binding->tensor;
+    }
+    if (!given || given->ndim < 2 || given->ndim > 4 || given->shape[given->ndim - 2] != count)
+        return refuse(text << "scores must be bound with " << count << " rows", "scores");
+    int64_t shape[4];
+    for (int32_t axis = 0; axis < given->ndim; ++axis) shape[axis] = given->shape[axis];
+    shape[given->ndim - 2] = plan->score_rows;
+    attend_tensor whole = *given;
+    whole.shape = shape;
+    // Nothing before the first row is touched; as numbers, since no such place need exist.
+    const int64_t ahead = first * given->strides[given->ndim - 2] * (given->dtype_bits / 8);
+    whole.data = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(given->data) - static_cast<uintptr_t>(ahead));
+    return run_call(plan, call, rows, &whole, error);
 }
 
 }  // namespace attend::author
@@ -311,6 +361,14 @@ struct Trampolines {
     }
     static attend_status execute(const attend_plan* plan, const attend_exec* call, attend_error* error) noexcept {
         return guarded(error, [&] { return author::execute(plan, call, error); });
+    }
+    static attend_status rows_of_scores(const attend_plan* plan, const attend_exec* call, int64_t first, int64_t count,
+                                        attend_error* error) noexcept {
+        return guarded(error, [&] { return author::score_rows(plan, call, {first, count, false}, error); });
+    }
+    static attend_status rows_of_logits(const attend_plan* plan, const attend_exec* call, int64_t first, int64_t count,
+                                        attend_error* error) noexcept {
+        return guarded(error, [&] { return author::score_rows(plan, call, {first, count, true}, error); });
     }
     static attend_status predict(const attend_lib* lib, const attend_plan_desc* given, attend_cost* cost) noexcept {
         OptionBuffer options;
@@ -372,12 +430,17 @@ struct Trampolines {
                                                                   step_workspace,
                                                                   step_of_cache};
     static constexpr attend_pattern_extension pattern_extension{sizeof(attend_pattern_extension), 0, pattern};
+    static constexpr attend_scores_extension scores_extension{sizeof(attend_scores_extension), 0, rows_of_scores,
+                                                              rows_of_logits};
+    static constexpr attend_scores_extension weights_alone{sizeof(attend_scores_extension), 0, rows_of_scores, nullptr};
     static constexpr attend_cost_extension cost_extension{sizeof(attend_cost_extension), 0, predict};
     static constexpr attend_tolerance_extension tolerance_extension{sizeof(attend_tolerance_extension), 0, error_bound};
     static const void* get_extension(const attend_lib* lib, const char* id) noexcept {
         if (attend_text_equal(id, ATTEND_EXT_COST) && entry(lib).cost) return &cost_extension;
         if (attend_text_equal(id, ATTEND_EXT_TOLERANCE) && entry(lib).error_bound) return &tolerance_extension;
         if (attend_text_equal(id, ATTEND_EXT_PATTERN) && entry(lib).pattern) return &pattern_extension;
+        if (attend_text_equal(id, ATTEND_EXT_SCORES) && entry(lib).score_rows != ScoreStages::none)
+            return entry(lib).score_rows == ScoreStages::weights ? &weights_alone : &scores_extension;
         if (attend_text_equal(id, ATTEND_EXT_KV_CACHE) && entry(lib).write_rows) return &kv_cache_extension;
         if (attend_text_equal(id, ATTEND_EXT_GUIDE) && entry(lib).guide.struct_size > 0) return &entry(lib).guide;
         return nullptr;

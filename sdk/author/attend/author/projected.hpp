@@ -167,7 +167,7 @@ struct ProjectedHeads {
         float* together =
             form.joins ? carve.take(desc.batch * desc.q_len * desc.num_q_heads * form.value_dim) : nullptr;
         Rows joined(together, desc.batch, desc.q_len, desc.num_q_heads * form.value_dim);
-        split_heads(o, form.joins ? joined.tensor : *args.output, desc.num_q_heads);
+        if (form.joins || args.output) split_heads(o, form.joins ? joined.tensor : *args.output, desc.num_q_heads);
         const auto run = [&](const Layer& layer, const char* weight, const char* bias, float* to, int64_t width) {
             Rows rows(to, desc.batch, layer.rows, width);
             return project(layer.input, attend_find_name(args.weights, weight), attend_find_name(args.weights, bias),
@@ -205,10 +205,11 @@ attend_status run_projected(const ProjectedForm& form, const ForwardArgs& args, 
     ProjectedHeads heads;
     attend_status status = heads.project_inputs(form, args, carve, context);
     if (status != ATTEND_OK) return status;
-    TileCall call(args, &heads.q.tensor, nullptr, nullptr, &heads.o.tensor);
+    // Rows of scores want no output.
+    TileCall call(args, &heads.q.tensor, nullptr, nullptr, args.rows.count > 0 ? nullptr : &heads.o.tensor);
     heads.add_keys(call, args);
     status = attend(call, carve.rest(context));
-    if (status != ATTEND_OK || !form.joins) return status;
+    if (status != ATTEND_OK || !form.joins || args.rows.count > 0) return status;
     return heads.project_output(args, carve, context);
 }
 

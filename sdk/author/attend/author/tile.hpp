@@ -104,6 +104,9 @@ private:
         problem.output = output;
         problem.lse = args.lse;
         problem.scores = args.scores;
+        problem.first_row = args.rows.first;
+        problem.num_rows = args.rows.count;
+        if (args.rows.logits) problem.flags |= ATTEND_TILE_LOGITS;
         if (args.mask) broadcast(mask, *args.mask, desc), problem.mask = &mask.tensor;
         if (args.bias) broadcast(bias, *args.bias, desc), problem.bias = &bias.tensor;
         problem.query_lengths = args.query_lengths;

@@ -11,6 +11,7 @@ namespace attend::ATTEND_ISA {
 struct TileRows {
     int64_t batch, kv_head, first_head, pack, begin, end;
     int64_t map;
+    bool idle;
 };
 
 // Place of query 0 on the key axis.

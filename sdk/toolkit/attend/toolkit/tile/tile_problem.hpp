@@ -53,6 +53,12 @@ struct TileSizes {
     int64_t items() const { return batch * outer * groups; }
     // Groups of a head differ by one tile at most: workers that share them end together.
     int64_t first_tile(int64_t at) const { return at * tiles / groups; }
+    int64_t group_of(int64_t tile) const {
+        int64_t at = tile * groups / tiles;
+        while (first_tile(at) > tile) --at;
+        while (first_tile(at + 1) <= tile) ++at;
+        return at;
+    }
 };
 
 // Windows that leave a row few keys.
@@ -233,6 +239,10 @@ struct TileRun {
     bool needs_lse, shares_scores;  // as the hooks say
     bool precise;                   // weights as float32 would have them, since their sums are shown
     bool leaves_state, takes_state;
+    bool logits, lacks_scale;      // scores are wanted before the softmax; they come without the scale
+    bool values;                   // sums of values are wanted, not weights alone
+    int64_t row_begin, row_end;    // rows whose weights are written
+    int64_t tile_begin, tile_end;  // tiles that hold them, if they are not all
     bool dropout;
     uint32_t dropout_threshold, dropout_heads;
     unsigned char* memory;

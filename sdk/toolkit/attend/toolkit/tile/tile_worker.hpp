@@ -29,6 +29,8 @@ public:
     }
 
     const attend_query_tile& tile() const { return tile_; }
+    // Nobody wants the tile's rows; it is there for the blocks of keys, which must be cut as they are with it.
+    bool idle() const { return rows_.idle; }
     // Main keys that any lane sees, by causal, window and length.
     int64_t hull_begin() const { return limits_.hull_begin; }
     int64_t hull_end() const { return limits_.hull_end; }
@@ -63,6 +65,7 @@ public:
 
     // A block of keys: of the main ones what lies in the tile's hull, or all of an always-visible one.
     void visit(KeyBlock& block, Pass pass, bool main, bool partial) {
+        if (rows_.idle) return;
         int64_t begin = block.first(), end = begin + block.count();
         if (main) {
             begin = greater(begin, limits_.hull_begin);
@@ -135,6 +138,8 @@ public:
 
 private:
     int64_t row_of(int64_t lane) const { return state_.row[lane]; }
+    // Rows ascend with the lanes.
+    bool shows(int64_t lane) const { return row_of(lane) >= run_->row_begin && row_of(lane) < run_->row_end; }
 
     StoredView queries() const {
         return run_->hooks->maps == nullptr ? run_->query : stored_view(run_->hooks->maps[rows_.map].query);
@@ -370,9 +375,9 @@ private:
         float* scores = stored.scores;
         const int64_t first = stored.first_key, keys = stored.num_keys;
         const int32_t* key_index = stored.key_index;
-        const bool output = run_->output.present;
+        const bool output = run_->values;
         const int64_t begin = first - block.first();
-        const bool dropout = output && run_->dropout && (block.segment().flags & ATTEND_SEGMENT_NO_DROPOUT) == 0;
+        const bool dropout = run_->dropout && (block.segment().flags & ATTEND_SEGMENT_NO_DROPOUT) == 0;
         bool wild = false;
         const QuantisedRun* const low = run_->quantised;
         const bool looks = low == nullptr || !low->scaled();  // scaled formats have refused what is not finite
@@ -499,15 +504,31 @@ private:
     }
 
     void write_weights(int64_t first, int64_t keys, Pass pass) {
-        by_vectors(vectors_, [&](auto v) {
-            normalise_scores<decltype(v)::count>(scratch_->scores, keys, run_->factor, state_.softmax,
-                                                 state_.softmax.rescale);
-        });
+        if (run_->logits) {
+            if (run_->lacks_scale) scale_scores(scratch_->scores, keys * lanes_, run_->scale);
+            if (run_->quantised != nullptr && run_->quantised->smooth_keys && !run_->quantised->adds_shift)
+                shift_scores(scratch_->scores, keys);
+        } else {
+            by_vectors(vectors_, [&](auto v) {
+                normalise_scores<decltype(v)::count>(scratch_->scores, keys, run_->factor, state_.softmax,
+                                                     state_.softmax.rescale);
+            });
+        }
         if (pass == Pass::weights && run_->sizes.maps > 1) {
             for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+                if (!shows(lane)) continue;
                 float* sum = run_->scores.at(rows_.batch, state_.head[lane], row_of(lane), first);
                 for (int64_t key = 0; key < keys; ++key)
                     sum[key * run_->scores.strides[3]] += scratch_->scores[key * lanes_ + lane];
+            }
+            return;
+        }
+        if (pass == Pass::weights && !(shows(0) && shows(tile_.num_lanes - 1))) {
+            for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+                if (!shows(lane)) continue;
+                float* to = run_->scores.at(rows_.batch, state_.head[lane], row_of(lane), first);
+                for (int64_t key = 0; key < keys; ++key)
+                    to[key * run_->scores.strides[3]] = scratch_->scores[key * lanes_ + lane];
             }
             return;
         }
@@ -523,6 +544,7 @@ private:
             return;
         }
         for (int64_t lane = 0; lane < tile_.num_lanes; ++lane) {
+            if (!shows(lane)) continue;
             float* sum = run_->average.at(rows_.batch, row_of(lane), first);
             for (int64_t key = 0; key < keys; ++key)
                 sum[key * run_->average.strides[2]] += scratch_->scores[key * lanes_ + lane];
