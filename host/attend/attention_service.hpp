@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "attend/attention_weights.hpp"
 #include "attend/config/config.hpp"
 #include "attend/config/rules.hpp"
 #include "attend/error.hpp"
@@ -130,6 +131,19 @@ public:
 
     // May be called from several threads at a time. Inputs are not modified; outputs are new memory.
     Result<ForwardResult> forward(const ForwardInputs& inputs, const ForwardOptions& options);
+
+    // Attention weights of such a call, some rows at a time: reductions, chosen rows and pairs, all of them under a guard.
+    // Errors: a mechanism without weights (unsupported), what is asked for outside the call (shape), results or, where a
+    // plugin knows no rows, a matrix above the guard (limit). The same bits whatever the number of threads and the chunks.
+    Result<WeightSummary> attention_weights(const ForwardInputs& inputs, const ForwardOptions& options,
+                                            const WeightRequest& request);
+    // All of them, [B,H,Nq,Nk], or what their softmax gets.
+    Result<Tensor> attention_scores(const ForwardInputs& inputs, const ForwardOptions& options,
+                                    ScoreStage stage = ScoreStage::weights,
+                                    std::uint64_t max_bytes = std::uint64_t{1} << 28);
+    // All rows, in order.
+    Result<void> visit_attention_weights(const ForwardInputs& inputs, const ForwardOptions& options,
+                                         const WeightVisit& how, const WeightVisitor& visit);
 
     // Learned tensors kept by the service: later calls that name the same mechanism, bring no weights and do not ask for the
     // core form use them. `like.weights` are the tensors, `like` and `options` a call that they must fit (its tensors give

@@ -74,6 +74,12 @@ TEST_CASE("the projected form is the core form between projections") {
             CHECK(agree(got.output, linear(packed_heads(middle.output), wo, &bo)));
             CHECK(agree(*got.lse, *middle.lse));
             CHECK(agree(*got.scores, *middle.scores));
+            attend::WeightRequest rows;
+            rows.full = true;
+            rows.chunk_bytes = static_cast<std::uint64_t>(batch * hq * (n + past)) * 4 * 7;
+            const auto again = service().attention_weights(projected, {test.mechanism, options}, rows);
+            REQUIRE(again.ok());
+            CHECK(same_bits(*again->full, *got.scores));
         }
 }
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Properties of every registered mechanism, on every instruction set that the machine can run, through the real plugin
 // files. No list by hand: a mechanism without a spec fails.
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <limits>
 #include <set>
@@ -403,6 +406,97 @@ TEST_CASE("scores are the weights that make the output") {
             CHECK(std::abs(sum - 1.0) <= 1e-5);
         }
         CHECK(difference(values(got.output), product) <= 1e-5);
+    });
+}
+
+TEST_CASE("rows of scores are those of the whole call bit for bit, whatever the window") {
+    std::size_t offered = 0;
+    for_all("score rows", [&](attend::AttentionService& engine, const specs::Spec& spec) {
+        const auto mechanism = engine.registry()->find(spec.mechanism);
+        if (!mechanism->has(ATTEND_CAP_SCORES_OUT)) return;
+        CHECK(mechanism->functions->get_extension(mechanism->lib, ATTEND_EXT_SCORES) != nullptr);
+        ++offered;
+        std::uint64_t seed = 300;
+        std::vector<NamedValues> all = variants(spec);
+        for (std::size_t at = 0; at < all.size(); ++at)
+            for (const Shape& shape :
+                 {Shape{2, 2, 2, 33, 33, 8, 8}, Shape{2, 2, 1, 50, 50, 16, 16}, Shape{1, 4, 2, 130, 130, 16, 16},
+                  Shape{2, 2, 2, 1, 50, 8, 8}, Shape{1, 1, 1, 420, 420, 8, 8}}) {
+                if ((shape.q_len != shape.kv_len && (!spec.cross || spec.rows_on_axis)) ||
+                    (shape.kv_heads != shape.heads && !spec.gqa) || !fits(all[at], shape) ||
+                    (spec.fits && !spec.fits(all[at], shape.q_len, shape.kv_len)) || (shape.q_len > 50 && at > 0))
+                    continue;
+                Random random(++seed);
+                INFO(shape.text() << " options " << shown(all[at]));
+                ForwardInputs inputs = make_inputs(spec, random, shape);
+                if (spec.key_masks && at % 2 == 1) inputs.mask = random_mask(random, {1, 1, 1, shape.kv_len});
+                inputs = completed(spec, inputs, all[at]);
+                const Tensor whole = *run(engine, inputs, spec.mechanism, all[at], false, true).scores;
+                const attend::ForwardOptions call{spec.mechanism, all[at]};
+                const std::int64_t rows = whole.shape[whole.shape.size() - 2], keys = whole.shape.back();
+                const auto row_bytes = static_cast<std::uint64_t>(whole.size() / std::max<std::int64_t>(rows, 1) *
+                                                                  static_cast<std::int64_t>(sizeof(float)));
+                // Windows of one row, of fewer than a tile, across tiles, and chosen rows that make windows of their own.
+                for (const std::uint64_t count : {1u, 7u, 47u, 100u}) {
+                    if (count > 1 && rows == 1) continue;
+                    if (count == 1 && rows > 400) continue;
+                    attend::WeightRequest request;
+                    request.full = true;
+                    request.chunk_bytes = count * row_bytes;
+                    const auto got = engine.attention_weights(inputs, call, request);
+                    REQUIRE(got.ok());
+                    CHECK(std::memcmp(got->full->data, whole.data, whole.byte_size()) == 0);
+                }
+                attend::WeightRequest some;
+                for (int n = 0; n < 5; ++n) some.rows.push_back(random.below(rows));
+                const auto got = engine.attention_weights(inputs, call, some);
+                REQUIRE(got.ok());
+                bool same = true;
+                for (std::int64_t head = 0; head < got->batch * got->heads; ++head)
+                    for (std::size_t n = 0; n < some.rows.size(); ++n)
+                        same = same && std::memcmp(got->row_weights->as<float>() +
+                                                       (head * 5 + static_cast<std::int64_t>(n)) * keys,
+                                                   whole.as<float>() + (head * rows + some.rows[n]) * keys,
+                                                   static_cast<std::size_t>(keys) * sizeof(float)) == 0;
+                CHECK(same);
+            }
+    });
+    CHECK((offered > 0 || only_mechanism() != nullptr));
+}
+
+TEST_CASE("logits are what the softmax makes the weights of") {
+    for_all("score rows", [](attend::AttentionService& engine, const specs::Spec& spec) {
+        const auto mechanism = engine.registry()->find(spec.mechanism);
+        if (!mechanism->has(ATTEND_CAP_SCORES_OUT)) return;
+        const auto* rows = static_cast<const attend_scores_extension*>(
+            mechanism->functions->get_extension(mechanism->lib, ATTEND_EXT_SCORES));
+        Random random(31);
+        ForwardInputs inputs = make_inputs(spec, random, {1, 2, 2, 65, 65, 8, 8});
+        if (spec.key_masks) inputs.mask = random_mask(random, {1, 1, 1, 65});
+        const auto logits = engine.attention_scores(inputs, {spec.mechanism, {}}, attend::ScoreStage::logits);
+        if (rows->logits == nullptr) {
+            REQUIRE_FALSE(logits.ok());
+            CHECK(logits.error().code == attend::ErrorCode::unsupported);
+            return;
+        }
+        REQUIRE(logits.ok());
+        const auto weights = engine.attention_scores(inputs, {spec.mechanism, {}});
+        REQUIRE(weights.ok());
+        const std::int64_t keys = weights->shape[3];
+        double worst = 0.0;
+        for (std::int64_t row = 0; row < weights->size() / keys; ++row) {
+            const float *x = logits->as<float>() + row * keys, *w = weights->as<float>() + row * keys;
+            const float most = *std::max_element(x, x + keys);
+            double sum = 0.0;
+            for (std::int64_t j = 0; j < keys && std::isfinite(most); ++j)
+                sum += std::exp(static_cast<double>(x[j]) - static_cast<double>(most));
+            for (std::int64_t j = 0; j < keys; ++j) {
+                const double expected =
+                    sum > 0.0 ? std::exp(static_cast<double>(x[j]) - static_cast<double>(most)) / sum : 0.0;
+                worst = std::max(worst, std::abs(static_cast<double>(w[j]) - expected));
+            }
+        }
+        CHECK(worst <= 4e-6);
     });
 }
 

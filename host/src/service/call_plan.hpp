@@ -130,6 +130,9 @@ Result<void> visit_pattern(const MechanismPtr& mechanism, const SizeRequest& siz
 // Scratch of the calling thread, kept and grown as needed: a call costs no allocation for it. Null: no memory.
 void* thread_workspace(std::uint64_t bytes, std::uint64_t align);
 
+// The tensor of the call that an input of its plan is.
+const Tensor* bound_tensor(const ForwardInputs& inputs, const BoundInput& bound);
+
 // Runs the plan on tensors of the shapes it was built for.
 Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers);
 

@@ -14,7 +14,14 @@ struct Free {
     void operator()(void* p) const noexcept { std::free(p); }
 };
 
-const Tensor* source_of(const ForwardInputs& inputs, const BoundInput& bound) {
+void fill(attend_tensor& to, const CallTensor& from, void* data) {
+    to = from.tensor;
+    to.data = data;
+}
+
+}  // namespace
+
+const Tensor* bound_tensor(const ForwardInputs& inputs, const BoundInput& bound) {
     switch (bound.source) {
         case Source::query: return &inputs.query;
         case Source::key: return &*inputs.key;
@@ -27,13 +34,6 @@ const Tensor* source_of(const ForwardInputs& inputs, const BoundInput& bound) {
     }
     return nullptr;
 }
-
-void fill(attend_tensor& to, const CallTensor& from, void* data) {
-    to = from.tensor;
-    to.data = data;
-}
-
-}  // namespace
 
 void* thread_workspace(std::uint64_t bytes, std::uint64_t align) {
     thread_local std::unique_ptr<void, Free> buffer;
@@ -61,7 +61,7 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
         bindings[at] = {sizeof(attend_binding), port.role, port.name.c_str(), &tensors[at]};
     };
     for (std::size_t at = 0; at < input_count; ++at) {
-        fill(tensors[at], plan.tensors[at], source_of(inputs, plan.inputs[at])->data);
+        fill(tensors[at], plan.tensors[at], bound_tensor(inputs, plan.inputs[at])->data);
         bind(at, *plan.inputs[at].port);
     }
     std::vector<Tensor> outputs;

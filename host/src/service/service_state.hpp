@@ -15,6 +15,12 @@ namespace attend {
 // The list of edges of a graph among the inputs, or the sources of its rows; null: no graph.
 const Tensor* edges_of(const ForwardInputs& inputs);
 
+// A plan and the tensors as it takes them.
+struct PreparedCall {
+    std::shared_ptr<const CallPlan> plan;
+    ForwardInputs inputs;
+};
+
 struct AttentionService::State {
     ServiceSettings settings;
     std::shared_ptr<Machine> machine;
@@ -29,6 +35,8 @@ struct AttentionService::State {
     Result<std::optional<ForwardInputs>> with_projections(const ForwardInputs& inputs,
                                                           const ForwardOptions& options) const;
     Result<std::shared_ptr<CallPlan>> plan_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
+    // Of a call that asks for scores.
+    Result<PreparedCall> prepare_weights(const ForwardInputs& inputs, const ForwardOptions& options);
     Result<RuleVariables> variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
     Result<Selection> choose(const ForwardInputs& inputs, const ForwardOptions& options) const;
     [[nodiscard]] RuleDefaults defaults() const {
