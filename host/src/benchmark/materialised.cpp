@@ -6,42 +6,76 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <thread>
 
+#include "attend/abi.h"
+#include "benchmark/materialised_head.hpp"
 #include "benchmark/oracle.hpp"
 
-namespace attend::benchmark {
+namespace attend {
+
+#if defined(__x86_64__)
+namespace peak_baseline {
+void materialised(const benchmark::MaterialisedHead& head);
+}
+namespace peak_avx2 {
+void materialised(const benchmark::MaterialisedHead& head);
+}
+namespace peak_avx512 {
+void materialised(const benchmark::MaterialisedHead& head);
+}
+#else
+namespace peak_neon {
+void materialised(const benchmark::MaterialisedHead& head);
+}
+#endif
+
+namespace benchmark {
+
+Result<void> materialised_attention(const MaterialisedCall& call, std::uint64_t isa, std::uint32_t threads) {
+    auto* kernel =
+#if defined(__x86_64__)
+        (isa & ATTEND_ISA_X86_V4) != 0   ? peak_avx512::materialised
+        : (isa & ATTEND_ISA_X86_V3) != 0 ? peak_avx2::materialised
+                                         : peak_baseline::materialised;
+#else
+        peak_neon::materialised;
+    (void)isa;
+#endif
+    const std::int64_t heads = call.batch * call.heads, workers = std::max<std::int64_t>(threads, 1);
+    // Whole heads where there are enough for everybody, else parts of their rows.
+    const std::int64_t pieces = heads % workers == 0 ? 1 : std::min(workers, std::max<std::int64_t>(call.q_len, 1));
+    const std::int64_t items = heads * pieces, key_floats = call.dim * (call.kv_len + most_panel),
+                       value_floats = call.kv_len * (call.dim + most_panel);
+    Result<Tensor> panels = Tensor::allocate(DType::f32, {workers, key_floats + value_floats}, Tensor::Fill::none);
+    if (!panels) return panels.error();
+    const auto work = [&](std::int64_t worker) {
+        float* const own = panels->as<float>() + worker * (key_floats + value_floats);
+        for (std::int64_t item = worker; item < items; item += workers) {
+            const std::int64_t bh = item / pieces, piece = item % pieces;
+            const std::int64_t kv = bh / call.heads * call.kv_heads + bh % call.heads * call.kv_heads / call.heads;
+            const std::int64_t first = piece * call.q_len / pieces, last = (piece + 1) * call.q_len / pieces;
+            kernel({call.query + (bh * call.q_len + first) * call.dim, call.key + kv * call.kv_len * call.dim,
+                    call.value + kv * call.kv_len * call.dim, call.scores + (bh * call.q_len + first) * call.kv_len,
+                    call.output + (bh * call.q_len + first) * call.dim, own, own + key_floats, last - first,
+                    call.kv_len, call.dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(call.dim)))});
+        }
+    };
+    std::vector<std::thread> others;
+    for (std::int64_t worker = 1; worker < workers; ++worker) others.emplace_back(work, worker);
+    work(0);
+    for (std::thread& other : others) other.join();
+    return {};
+}
+
 namespace {
 
-// output[b,h] = softmax(scale q k^T) v, scores [B,H,Nq,Nk] of the caller.
-void attention(const ForwardInputs& inputs, const CallSpec& spec, float* scores, float* output) {
-    const std::int64_t nq = spec.q_len, nk = spec.kv_len, d = spec.dim;
-    const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-    for (std::int64_t bh = 0; bh < spec.batch * spec.heads; ++bh) {
-        const std::int64_t kv = bh / spec.heads * spec.kv_heads + bh % spec.heads * spec.kv_heads / spec.heads;
-        const float *query = inputs.query.as<const float>() + bh * nq * d,
-                    *key = inputs.key->as<const float>() + kv * nk * d,
-                    *value = inputs.value->as<const float>() + kv * nk * d;
-        float *p = scores + bh * nq * nk, *out = output + bh * nq * d;
-        for (std::int64_t i = 0; i < nq; ++i) {
-            float largest = -INFINITY, sum = 0.0f;
-            for (std::int64_t j = 0; j < nk; ++j) {
-                float dot = 0.0f;
-                for (std::int64_t c = 0; c < d; ++c) dot += query[i * d + c] * key[j * d + c];
-                p[i * nk + j] = scale * dot;
-                largest = std::max(largest, p[i * nk + j]);
-            }
-            for (std::int64_t j = 0; j < nk; ++j) {
-                p[i * nk + j] = std::exp(p[i * nk + j] - largest);
-                sum += p[i * nk + j];
-            }
-            for (std::int64_t j = 0; j < nk; ++j) p[i * nk + j] /= sum;
-        }
-        for (std::int64_t i = 0; i < nq; ++i) {
-            std::fill(out + i * d, out + (i + 1) * d, 0.0f);
-            for (std::int64_t j = 0; j < nk; ++j)
-                for (std::int64_t c = 0; c < d; ++c) out[i * d + c] += p[i * nk + j] * value[j * d + c];
-        }
-    }
+Result<void> attention(const ForwardInputs& inputs, const CallSpec& spec, Tensor& scores, Tensor& output,
+                       std::uint64_t isa) {
+    return materialised_attention({inputs.query.as<const float>(), inputs.key->as<const float>(),
+                                   inputs.value->as<const float>(), scores.as<float>(), output.as<float>(), spec.batch,
+                                   spec.heads, spec.kv_heads, spec.q_len, spec.kv_len, spec.dim},
+                                  isa, spec.threads);
 }
 
 double available_bytes() {
@@ -54,8 +88,7 @@ BenchmarkRow measure_materialised(Bench& bench, const CallSpec& spec) {
     BenchmarkRow row = bench.describe(spec);
     row.name = row.mechanism = "materialised";
     row.category = "reference";
-    row.backend = "plain loops";
-    row.threads = 1;
+    row.backend = "two products";
     bench.progress("materialised " + row.shape);
     const auto fail = [&](const char* status, const std::string& note) {
         row.status = status;
@@ -82,12 +115,15 @@ BenchmarkRow measure_materialised(Bench& bench, const CallSpec& spec) {
     Result<Tensor> small_scores = Tensor::allocate(DType::f32, {small.batch, small.heads, small.q_len, small.kv_len}),
                    small_output = Tensor::allocate(DType::f32, {small.batch, small.heads, small.q_len, small.dim});
     if (!small_scores || !small_output) return fail("failed", "no memory");
-    attention(*few, small, small_scores->as<float>(), small_output->as<float>());
+    const std::uint64_t isa = (*service)->isa();
+    if (auto done = attention(*few, small, *small_scores, *small_output, isa); !done)
+        return fail("failed", done.error().message);
     attend_plan_desc desc{};
     desc.window_left = desc.window_right = -1;
     row.checked_against = "float64 softmax";
     row.check_error = relative_error(*small_output, dense_attention(*few, desc));
-    if (*row.check_error > tolerance(small, DType::f32)) return fail("wrong", "wrong answer of the loops themselves");
+    if (*row.check_error > tolerance(small, DType::f32))
+        return fail("wrong", "wrong answer of the products themselves");
 
     const Result<ForwardInputs> inputs = make_inputs(plain, *mechanism, bench.settings().seed);
     if (!inputs) return fail("failed", inputs.error().message);
@@ -101,7 +137,8 @@ BenchmarkRow measure_materialised(Bench& bench, const CallSpec& spec) {
     // A second for each run would make minutes of ten of them: beyond 2 s the one run gives memory and no time.
     do {
         const auto begin = std::chrono::steady_clock::now();
-        attention(*inputs, plain, scores->as<float>(), output->as<float>());
+        if (auto done = attention(*inputs, plain, *scores, *output, isa); !done)
+            return fail("failed", done.error().message);
         samples.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
     } while (samples.size() < bench.settings().repeat && samples.front() < 2000.0);
     row.peak_resident_bytes = peak_resident_bytes();
@@ -126,4 +163,5 @@ BenchmarkRow measure_materialised(Bench& bench, const CallSpec& spec) {
     return row;
 }
 
-}  // namespace attend::benchmark
+}  // namespace benchmark
+}  // namespace attend

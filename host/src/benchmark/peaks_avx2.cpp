@@ -3,3 +3,4 @@
 #define ATTEND_PEAK_NAMESPACE peak_avx2
 #define ATTEND_PEAK_BYTES 32
 #include "peak_kernels.inc"
+#include "materialised_kernels.inc"

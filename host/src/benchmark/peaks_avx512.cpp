@@ -4,6 +4,7 @@
 #define ATTEND_PEAK_NAMESPACE peak_avx512
 #define ATTEND_PEAK_BYTES 64
 #include "peak_kernels.inc"
+#include "materialised_kernels.inc"
 
 #include <immintrin.h>
 

@@ -3,3 +3,4 @@
 #define ATTEND_PEAK_NAMESPACE peak_neon
 #define ATTEND_PEAK_BYTES 16
 #include "peak_kernels.inc"
+#include "materialised_kernels.inc"
