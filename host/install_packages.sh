@@ -5,7 +5,7 @@
 set -euo pipefail
 
 packages=(ca-certificates git g++ gcc make cmake ninja-build ccache libboost1.81-dev libboost-filesystem1.81-dev libboost-json1.81-dev
-          libxsimd-dev libtbb-dev libspdlog-dev libfmt-dev libcli11-dev libpng-dev catch2)
+          libxsimd-dev libtbb-dev libspdlog-dev libfmt-dev libcli11-dev libpng-dev libxxhash-dev catch2)
 for group in "$@"; do
   case "$group" in
     tests) packages+=(clang binutils python3 python3-venv) ;;

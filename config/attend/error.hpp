@@ -28,7 +28,8 @@ enum class ErrorCode : std::int32_t {
     plugin,       // a plugin could not be used
     memory,       // out of memory
     cancelled,
-    internal,  // our own mistake, or a plugin's
+    internal,      // our own mistake, or a plugin's
+    stale_handle,  // a registered tensor whose elements changed without a word (E_STALE_HANDLE)
 };
 
 // "E_OPTION" for ErrorCode::option, and so on; static storage.
@@ -50,6 +51,7 @@ enum class ErrorCode : std::int32_t {
         case ErrorCode::memory: return "E_MEMORY";
         case ErrorCode::cancelled: return "E_CANCELLED";
         case ErrorCode::internal: return "E_INTERNAL";
+        case ErrorCode::stale_handle: return "E_STALE_HANDLE";
     }
     return "E_INTERNAL";
 }

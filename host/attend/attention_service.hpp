@@ -7,6 +7,8 @@
 //   auto result = (*service)->forward(inputs, {.mechanism = "flash-attention-v2", .options = {{"causal", true}}});
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -25,6 +27,8 @@
 namespace attend {
 
 class CallPlan;
+class AsyncCall;
+struct MechanismRecord;
 class RegistrySnapshot;
 struct PluginReport;
 struct SearchedDir;
@@ -38,7 +42,13 @@ struct ServiceSettings {
     std::filesystem::path user_plugin_dir;              // empty: none
     std::optional<std::filesystem::path> built_in_dir;  // default: found from the program's own location
     bool probe{true};                                   // try foreign plugins in a child process first
+    // Every use of a registered tensor compares its elements with those at registration or at the last touch. Absent: in
+    // builds with assertions.
+    std::optional<bool> check_handles;
 };
+
+// A tensor that a service knows by number, so that its elements need not be read to recognise them.
+using TensorHandle = std::uint64_t;
 
 // Shapes: query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with `heads`; projected form [B,N,E]), key and value likewise.
 // An absent key is the query, an absent value the key, unless the mechanism says otherwise. F32, F16, BF16 or F64.
@@ -52,6 +62,9 @@ struct ForwardInputs {
     std::optional<Tensor> query_lengths, key_lengths;     // I32 or I64, [B]
     std::vector<std::pair<std::string, Tensor>> extra;    // other inputs that a mechanism declares, by name
     std::vector<std::pair<std::string, Tensor>> weights;  // by name
+    // Registered tensors by role (query, key, value, mask, bias, query_lengths, key_lengths, input.<name>, weight.<name>):
+    // they stand in for an absent tensor, or are the one given.
+    std::vector<std::pair<std::string, TensorHandle>> handles{};
 };
 
 struct ForwardOptions {
@@ -61,6 +74,9 @@ struct ForwardOptions {
     bool lse{false}, scores{false};
     std::string precision{};  // empty: the service's
     RequestFacts facts{};     // further variables for rules (hierarchical, maxError, taskType, ...)
+    bool use_cache{true};     // false: neither served from the result cache nor kept in it
+    bool output{true};        // false: only scores and reports are wanted; a kept result may then have no output
+    std::shared_ptr<std::atomic<bool>> cancel{};  // set it from any thread: the call ends with E_CANCELLED
 };
 
 struct ForwardResult {
@@ -122,6 +138,53 @@ struct PatternRange {
 };
 using PatternVisitor = std::function<void(const PatternRange&)>;
 
+// What a service has done since it was opened or last reset. One moment per field, not one for all.
+struct ServiceMetrics {
+    struct Mechanism {
+        std::uint64_t calls{0};  // that succeeded; times are over the last 4096 of them, mean and maximum over all
+        double mean_ms{0}, p50{0}, p95{0}, p99{0}, max_ms{0};
+    };
+    struct Cache {
+        std::uint64_t hits{0}, misses{0}, bypass{0}, evictions{0}, bytes{0}, entries{0};
+    };
+    struct Selections {
+        double mean_us{0};  // of those that were made; a known request is not chosen for again
+        std::map<std::string, std::uint64_t> rule_hits;  // calls by rule: "0", "1", ..., "threshold"
+        std::uint64_t skips{0};                          // candidates that a check refused
+    };
+    struct Benchmarks {
+        std::uint64_t runs{0};
+        double average_speedup{0}, peak_speedup{0}, success_rate{0};
+    };
+    std::uint64_t calls{0};                       // succeeded and failed
+    std::map<std::string, std::uint64_t> errors;  // by name, E_OPTION
+    std::uint64_t tokens{0};                      // query rows, over all sequences of the batch
+    double flops{0};                              // by the mechanisms' own formulas
+    std::uint64_t bytes_peak{0};                  // most that calls held at one time in outputs and workspaces
+    std::map<std::string, Mechanism> mechanisms;
+    Cache cache;
+    Selections selection;
+    Benchmarks benchmark;
+
+    [[nodiscard]] Json json() const;
+};
+
+// A call under way on a thread of the service. Copies are the same call. It may outlive the service, whose end cancels it.
+class PendingForward {
+public:
+    void cancel() const;  // get() then gives E_CANCELLED, unless the call was done before
+    [[nodiscard]] bool ready() const;
+    // Whether the call is done, after so long at most.
+    [[nodiscard]] bool wait_for(std::chrono::milliseconds time) const;
+    // Waits for the result. As often as you like; the tensors of the copies are the same memory.
+    [[nodiscard]] Result<ForwardResult> get() const;
+
+private:
+    friend class AttentionService;
+    explicit PendingForward(std::shared_ptr<AsyncCall> call) : call_(std::move(call)) {}
+    std::shared_ptr<AsyncCall> call_;
+};
+
 class AttentionService {
 public:
     static Result<std::unique_ptr<AttentionService>> open(ServiceSettings settings);
@@ -131,6 +194,15 @@ public:
 
     // May be called from several threads at a time. Inputs are not modified; outputs are new memory.
     Result<ForwardResult> forward(const ForwardInputs& inputs, const ForwardOptions& options);
+
+    // forward on a thread of the service, in the order of the requests. The tensors' storage is held until the call is done;
+    // memory without storage is the caller's to keep.
+    PendingForward forward_async(ForwardInputs inputs, ForwardOptions options);
+
+    // Results in the order of the inputs, each bit for bit what forward gives for it; shapes may differ. Everything is
+    // checked before anything is computed, and what fails names its index: `item 3: ...`.
+    Result<std::vector<ForwardResult>> forward_batch(const std::vector<ForwardInputs>& inputs,
+                                                     const ForwardOptions& options);
 
     // Attention weights of such a call, some rows at a time: reductions, chosen rows and pairs, all of them under a guard.
     // Errors: a mechanism without weights (unsupported), what is asked for outside the call (shape), results or, where a
@@ -170,11 +242,41 @@ public:
     [[nodiscard]] const CpuFacts& cpu() const;
     [[nodiscard]] std::uint64_t isa() const;  // levels permitted
     [[nodiscard]] std::uint32_t threads() const;
-    [[nodiscard]] const Config& config() const;
+    [[nodiscard]] Config config() const;  // in force now
     struct PlanCacheFacts {
         std::uint64_t entries, hits, misses;
     };
     [[nodiscard]] PlanCacheFacts plan_cache() const;
+
+    // The result cache (sdk/docs/cache.md). Counters since opening or reset_metrics; bytes and entries now.
+    struct ResultCacheFacts {
+        std::uint64_t hits, misses, bypass, evictions, bytes, entries;
+    };
+    [[nodiscard]] ResultCacheFacts result_cache() const;
+    void invalidate();
+    void invalidate(const std::string& mechanism);
+    void invalidate_handle(TensorHandle handle);
+
+    [[nodiscard]] ServiceMetrics metrics() const;
+    void reset_metrics();
+    // A measured speedup, by whoever measures (BenchmarkRunner does).
+    void record_speedup(double speedup);
+
+    // Takes effect for later calls; calls in flight keep what they began with. Rules, thresholds, precision, cache, budgets and
+    // targets may change; back end, threads, plugins and providers are those of opening. A configuration with faults
+    // changes nothing.
+    Result<void> reconfigure(const Config& config);
+    // Every fault for which reconfigure would refuse.
+    [[nodiscard]] std::vector<Error> config_problems(const Config& config) const;
+    // A mechanism of the caller's own, or (replace) in place of one: for later calls. Names match
+    // [a-z0-9]+(-[a-z0-9]+)*. Plans and results of the one replaced are dropped.
+    Result<void> register_mechanism(const MechanismRecord& mechanism, bool replace = false);
+
+    // Registered tensors are known by number instead of by content. Whoever changes the elements says so: touch. The
+    // memory is not copied; it must live until release.
+    Result<TensorHandle> register_tensor(const Tensor& tensor);
+    Result<void> touch(TensorHandle handle);
+    Result<void> release(TensorHandle handle);
 
 private:
     struct State;

@@ -134,6 +134,17 @@ std::shared_ptr<const RegistrySnapshot> MechanismRegistry::snapshot() const {
     return current_;
 }
 
+namespace {
+void sort_mechanisms(std::vector<MechanismPtr>& mechanisms) {
+    std::stable_sort(mechanisms.begin(), mechanisms.end(), [](const MechanismPtr& a, const MechanismPtr& b) {
+        const auto key = [](const MechanismPtr& m) {
+            return std::tuple(category_rank(m->category), std::string_view(m->name), !m->shadowed_by.empty());
+        };
+        return key(a) < key(b);
+    });
+}
+}  // namespace
+
 Result<void> MechanismRegistry::add(std::vector<MechanismRecord> records,
                                     std::span<const std::pair<std::string, std::string>> providers) {
     const std::scoped_lock lock(mutex_);
@@ -162,13 +173,49 @@ Result<void> MechanismRegistry::add(std::vector<MechanismRecord> records,
         }
         next->mechanisms_.push_back(std::make_shared<const MechanismRecord>(std::move(record)));
     }
-    std::stable_sort(
-        next->mechanisms_.begin(), next->mechanisms_.end(), [](const MechanismPtr& a, const MechanismPtr& b) {
-            const auto key = [](const MechanismPtr& m) {
-                return std::tuple(category_rank(m->category), std::string_view(m->name), !m->shadowed_by.empty());
-            };
-            return key(a) < key(b);
-        });
+    sort_mechanisms(next->mechanisms_);
+    current_ = std::move(next);
+    return {};
+}
+
+Result<void> MechanismRegistry::put(MechanismRecord record, bool replace) {
+    if (!is_mechanism_name(record.name))
+        return Error{ErrorCode::option,
+                     "register: mechanism name \"" + record.name +
+                         "\" is malformed; accepted: lower-case words of letters and digits, joined by dashes",
+                     ""};
+    const auto known_categories = categories();
+    if (std::find(known_categories.begin(), known_categories.end(), record.category) == known_categories.end())
+        return Error{ErrorCode::option,
+                     "register: " + record.name + ": unknown category \"" + record.category +
+                         "\"; accepted: one of the seven categories or extra",
+                     ""};
+    if (record.functions == nullptr)
+        return Error{ErrorCode::input, "register: " + record.name + ": has no functions; accepted: a mechanism's table",
+                     ""};
+    const std::scoped_lock lock(mutex_);
+    auto next = std::make_shared<RegistrySnapshot>(*current_);
+    ++next->generation_;
+    record.shadowed_by.clear();
+    std::vector<MechanismPtr>& all = next->mechanisms_;
+    const auto holder = std::find_if(all.begin(), all.end(), [&](const MechanismPtr& known) {
+        return known->name == record.name && known->shadowed_by.empty();
+    });
+    if (holder != all.end()) {
+        if (!replace)
+            return Error{ErrorCode::option,
+                         "register: mechanism \"" + record.name + "\" is already registered by " +
+                             (*holder)->plugin_id + "; accepted: a free name, or replace",
+                         ""};
+        record.replacements = (*holder)->replacements + 1;
+        all.erase(holder);
+    }
+    // What this plugin had under the name, shadowed, gives way too.
+    std::erase_if(all, [&](const MechanismPtr& known) {
+        return known->name == record.name && known->plugin_id == record.plugin_id;
+    });
+    all.push_back(std::make_shared<const MechanismRecord>(std::move(record)));
+    sort_mechanisms(all);
     current_ = std::move(next);
     return {};
 }

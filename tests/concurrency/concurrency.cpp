@@ -199,3 +199,48 @@ TEST_CASE("concurrency: lookups see whole snapshots while mechanisms are added")
     CHECK(torn == 0);
     CHECK(registry.snapshot()->list().size() == 400);
 }
+
+TEST_CASE("concurrency: the result cache under calls, changes and invalidation") {
+    attend::ServiceSettings settings;
+    settings.config =
+        attend::load_config(R"({"version": 1, "service": {"threads": 2}, "cache": {"mode": "on", "max_entries": 3}})",
+                            "test.json")
+            .config;
+    settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
+    auto engine = attend::AttentionService::open(std::move(settings)).value();
+    std::vector<attend::ForwardInputs> inputs;
+    std::vector<std::vector<float>> expected;
+    attend::ForwardOptions options;
+    options.mechanism = "flash-attention-v2";
+    for (std::uint64_t seed = 0; seed < 5; ++seed) {
+        Random random(seed);
+        inputs.push_back(make_inputs(random, {1, 2, 2, 20, 20, 8, 8}));
+        expected.push_back(values(engine->forward(inputs.back(), options).value().output));
+    }
+    const attend::TensorHandle handle = engine->register_tensor(*inputs[0].key).value();
+    std::atomic<int> wrong{0};
+    on_threads(6, [&](int thread) {
+        if (thread == 0) {
+            attend::Config config = engine->config();
+            for (int turn = 0; turn < 40; ++turn) {
+                config.cache.max_entries = turn % 4;
+                if (!engine->reconfigure(config) || !engine->touch(handle)) ++wrong;
+                engine->invalidate_handle(handle);
+                if (turn % 3 == 0) engine->invalidate("flash-attention-v2");
+                (void)engine->metrics().json();
+            }
+            return;
+        }
+        for (int call = 0; call < 60; ++call) {
+            const auto which = static_cast<std::size_t>(call) % inputs.size();
+            attend::ForwardInputs given = inputs[which];
+            if (which == 0) given.handles = {{"key", handle}};
+            auto result = call % 7 == 0 ? engine->forward_async(given, options).get() : engine->forward(given, options);
+            if (!result || values(result->output) != expected[which]) ++wrong;
+            if (result) result->output.as<float>()[0] = 0.0f;
+        }
+        const auto batch = engine->forward_batch(inputs, options);
+        if (!batch || values((*batch)[3].output) != expected[3]) ++wrong;
+    });
+    CHECK(wrong == 0);
+}

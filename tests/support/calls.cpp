@@ -24,6 +24,7 @@ attend::AttentionService& service(const std::string& backend, int threads) {
         settings.config = attend::load_default_config().config;
         settings.config.service.backend = backend;
         settings.config.service.threads = threads;
+        settings.config.service.enable_cache = false;  // a second call is to compute, too
         settings.built_in_dir = std::filesystem::path(ATTEND_BINARY_DIR) / "plugins";
         settings.plugin_path = extra_plugins();
         auto opened = attend::AttentionService::open(std::move(settings));

@@ -76,7 +76,7 @@ struct Loop {
     }
 
     attend_status one(std::uint64_t chunk, std::uint32_t slot) {
-        if (call != nullptr && call->cancelled.load(std::memory_order_relaxed)) return ATTEND_CANCELLED;
+        if (call != nullptr && call->is_cancelled()) return ATTEND_CANCELLED;
         try {
             return body(user, chunk * grain, std::min(n, (chunk + 1) * grain), slot);
         } catch (...) {

@@ -15,6 +15,12 @@ struct attend_call {
     std::uint32_t max_workers{1};
     std::atomic<bool> cancelled{false};
     std::atomic<double> progress{0.0};
+    const std::atomic<bool>* token{nullptr};  // somebody else's wish to cancel
+
+    [[nodiscard]] bool is_cancelled() const {
+        return cancelled.load(std::memory_order_relaxed) ||
+               (token != nullptr && token->load(std::memory_order_relaxed));
+    }
 };
 
 namespace attend {

@@ -102,7 +102,7 @@ void PluginServices::log(const attend_host* host, std::uint32_t level, const cha
 }
 
 std::uint32_t PluginServices::cancelled(const attend_call* call) {
-    return call != nullptr && call->cancelled.load() ? 1u : 0u;
+    return call != nullptr && call->is_cancelled() ? 1u : 0u;
 }
 void PluginServices::progress(attend_call* call, double fraction) {
     if (call != nullptr) call->progress = fraction;

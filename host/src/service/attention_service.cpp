@@ -108,6 +108,13 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     for (auto& records : loaded)
         if (auto done = state->registry.add(std::move(records), providers); !done) return done.error();
     state->settings = std::move(settings);
+    state->current.config = std::make_shared<const Config>(state->settings.config);
+    state->results.limit(state->settings.config.cache);
+#if defined(NDEBUG)
+    state->handles.set_checked(state->settings.check_handles.value_or(false));
+#else
+    state->handles.set_checked(state->settings.check_handles.value_or(true));
+#endif
 
     const auto snapshot = state->registry.snapshot();
     const auto problems =
@@ -119,39 +126,7 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     return std::unique_ptr<AttentionService>(new AttentionService(std::move(state)));
 }
 
-std::string AttentionService::State::key_of(const ForwardInputs& inputs, const ForwardOptions& options) {
-    KeyWriter key;
-    key.text(options.mechanism);
-    key.number(options.heads);
-    key.number(options.kv_heads);
-    key.number((options.lse ? 1 : 0) + (options.scores ? 2 : 0));
-    key.text(options.precision);
-    key.number(static_cast<std::int64_t>(options.options.size()));
-    for (const auto& [name, value] : options.options) {
-        key.text(name);
-        key.json(value);
-    }
-    for (const auto& [name, value] : options.facts) {
-        key.text(name);
-        if (const double* number = std::get_if<double>(&value))
-            key.text(std::string_view(reinterpret_cast<const char*>(number), sizeof *number));
-        else if (const bool* flag = std::get_if<bool>(&value))
-            key.number(*flag ? 1 : 0);
-        else
-            key.text(std::get<std::string>(value));
-    }
-    key.tensor(inputs.query);
-    for (const auto* tensor :
-         {&inputs.key, &inputs.value, &inputs.mask, &inputs.bias, &inputs.query_lengths, &inputs.key_lengths})
-        key.tensor(*tensor);
-    for (const auto& [name, tensor] : inputs.extra) {
-        key.text(name);
-        key.tensor(tensor);
-    }
-    return key.take();
-}
-
-Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs& inputs,
+Result<RuleVariables> AttentionService::State::variables_of(const Config& config, const ForwardInputs& inputs,
                                                             const ForwardOptions& options) const {
     RequestFacts facts = options.facts;
     const auto supply = [&](const char* name, RuleValue value) {
@@ -189,14 +164,14 @@ Result<RuleVariables> AttentionService::State::variables_of(const ForwardInputs&
         supply("numEdges", static_cast<double>(edges->shape.empty() ? 0 : edges->shape.back()));
     }
     if (!options.precision.empty()) supply("precision", options.precision);
-    if (settings.config.service.memory_budget)
-        supply("memoryBudget", static_cast<double>(*settings.config.service.memory_budget));
-    RuleDefaults rule_defaults = defaults();
+    if (config.service.memory_budget) supply("memoryBudget", static_cast<double>(*config.service.memory_budget));
+    RuleDefaults rule_defaults = defaults(config);
     rule_defaults.key_is_query = !inputs.key.has_value() || inputs.key->data == inputs.query.data;
     return RuleVariables::make(facts, rule_defaults);
 }
 
-Result<Selection> AttentionService::State::choose(const ForwardInputs& inputs, const ForwardOptions& options) const {
+Result<Selection> AttentionService::State::choose(const Config& config, const ForwardInputs& inputs,
+                                                  const ForwardOptions& options) const {
     const auto snapshot = registry.snapshot();
     if (options.mechanism != "auto") {
         Result<MechanismPtr> found = snapshot->get(options.mechanism, "");
@@ -207,9 +182,9 @@ Result<Selection> AttentionService::State::choose(const ForwardInputs& inputs, c
         selection.reason = "named by the caller";
         return selection;
     }
-    Result<RuleVariables> variables = variables_of(inputs, options);
+    Result<RuleVariables> variables = variables_of(config, inputs, options);
     if (!variables) return variables.error();
-    const MechanismSelector selector(snapshot, settings.config, machine->pool->workers());
+    const MechanismSelector selector(snapshot, config, machine->pool->workers());
     Result<Selection> selection = selector.select(*variables, options.options, edges_of(inputs) != nullptr);
     if (!selection) return selection.error();
     if (!selection->mechanism) {
@@ -301,91 +276,20 @@ Result<std::int64_t> AttentionService::param_count(const ForwardInputs& like, co
     return count;
 }
 
-Result<ForwardResult> AttentionService::forward(const ForwardInputs& given, const ForwardOptions& options) {
-    const Result<std::optional<ForwardInputs>> with_weights = state_->with_projections(given, options);
-    if (!with_weights) return with_weights.error();
-    const ForwardInputs& inputs = *with_weights ? **with_weights : given;
-    // Plans bound to the caller's weights are not kept: their memory may change under a plan that repacked it.
-    const bool cacheable = inputs.weights.empty();
-    std::string key = cacheable ? State::key_of(inputs, options) : std::string();
-    std::shared_ptr<const CallPlan> plan = cacheable ? state_->plans.find(key) : nullptr;
-    const std::uint32_t workers = state_->machine->pool->workers();
-    const bool others = (inputs.bias && inputs.bias->dtype != DType::f32) || !inputs.extra.empty() || !cacheable;
-    const auto fits = [&](const CallTypes& types) {
-        return !others && inputs.query.dtype == types.query && types.query == DType::f32 &&
-               (!inputs.key || inputs.key->dtype == types.key_value) &&
-               (!inputs.value || inputs.value->dtype == types.key_value);
-    };
-    std::optional<ForwardInputs> converted;
-    const bool known = plan != nullptr;
-    if (!plan) {
-        Result<Selection> selection = state_->choose(inputs, options);
-        if (!selection) return selection.error();
-        CallRequest request{selection->options,
-                            options.heads,
-                            options.kv_heads,
-                            options.lse,
-                            options.scores,
-                            options.precision.empty() ? state_->settings.config.service.precision : options.precision,
-                            !options.precision.empty()};
-        const Result<CallForm> form = choose_form(*selection->mechanism, &inputs, request);
-        if (!form) return form.error();
-        Result<CallTypes> types = choose_types(*selection->mechanism, inputs, request, *form);
-        if (!types) return types.error();
-        request.types = *types;
-        if (!fits(*types)) {
-            Result<ForwardInputs> done = convert_inputs(*selection->mechanism, inputs, *types);
-            if (!done) return done.error();
-            converted = std::move(*done);
-        }
-        Result<std::shared_ptr<CallPlan>> built =
-            build_call(selection->mechanism, converted ? *converted : inputs, request, *form, workers);
-        if (!built) return built.error();
-        (*built)->reason = selection->reason + ((*built)->default_weights ? "; default weights" : "");
-        plan = std::move(*built);
-        if (cacheable) state_->plans.add(std::move(key), plan);
-    } else if (!fits(plan->types)) {
-        Result<ForwardInputs> done = convert_inputs(*plan->mechanism, inputs, plan->types);
-        if (!done) return done.error();
-        converted = std::move(*done);
-    }
-    Result<ForwardResult> result = run_call(*plan, converted ? *converted : inputs, workers);
-    if (!result) return result;
-    const MechanismRecord& mechanism = *plan->mechanism;
-    result->mechanism = mechanism.name;
-    result->plugin = mechanism.plugin_id;
-    result->plugin_version = mechanism.plugin_version;
-    result->backend = plan->variant;
-    result->precision = plan->types.query == DType::bf16 ? "bf16" : plan->types.query == DType::f16 ? "fp16" : "fp32";
-    result->exactness = exactness_name(mechanism.numerics);
-    result->reason = plan->reason;
-    result->warnings = plan->warnings;
-    result->plan = plan;
-    result->plan_reused = known;
-    result->flops = plan->flops;
-    result->workspace_bytes = plan->workspace_bytes;
-    // One rounding at the end: the output has the query's data type.
-    if (inputs.query.dtype != result->output.dtype) {
-        Result<Tensor> rounded = convert(result->output, inputs.query.dtype);
-        if (!rounded) return rounded.error();
-        result->output = std::move(*rounded);
-    }
-    return result;
-}
-
 Json ForwardResult::options() const { return plan ? options_in_force(*plan->mechanism, plan->values) : Json::object(); }
 
 Result<Recommendation> AttentionService::recommend(const RequestFacts& facts) {
+    const std::shared_ptr<const Config> config = state_->now().config;
     RequestFacts all = facts;
     const bool has_budget = std::any_of(all.begin(), all.end(), [](const auto& fact) {
         const auto* info = find_rule_variable(fact.first);
         return info != nullptr && info->id == RuleVariable::memory_budget;
     });
-    if (!has_budget && state_->settings.config.service.memory_budget)
-        all.emplace("memoryBudget", static_cast<double>(*state_->settings.config.service.memory_budget));
-    Result<RuleVariables> variables = RuleVariables::make(all, state_->defaults());
+    if (!has_budget && config->service.memory_budget)
+        all.emplace("memoryBudget", static_cast<double>(*config->service.memory_budget));
+    Result<RuleVariables> variables = RuleVariables::make(all, state_->defaults(*config));
     if (!variables) return variables.error();
-    return MechanismSelector(state_->registry.snapshot(), state_->settings.config, state_->machine->pool->workers())
+    return MechanismSelector(state_->registry.snapshot(), *config, state_->machine->pool->workers())
         .recommend(*variables);
 }
 
@@ -412,7 +316,8 @@ const std::vector<SearchedDir>& AttentionService::searched_dirs() const { return
 const CpuFacts& AttentionService::cpu() const { return state_->machine->facts; }
 std::uint64_t AttentionService::isa() const { return state_->machine->isa; }
 std::uint32_t AttentionService::threads() const { return state_->machine->pool->workers(); }
-const Config& AttentionService::config() const { return state_->settings.config; }
+Config AttentionService::config() const { return *state_->now().config; }
 AttentionService::PlanCacheFacts AttentionService::plan_cache() const { return state_->plans.facts(); }
+AttentionService::ResultCacheFacts AttentionService::result_cache() const { return state_->results.facts(); }
 
 }  // namespace attend

@@ -439,54 +439,17 @@ Result<PreparedCall> AttentionService::State::prepare_weights(const ForwardInput
     ForwardOptions options = asked;
     options.scores = true;
     options.lse = false;
-    Result<std::optional<ForwardInputs>> with_weights = with_projections(given, options);
-    if (!with_weights) return with_weights.error();
-    const ForwardInputs& inputs = *with_weights ? **with_weights : given;
-    const bool cacheable = inputs.weights.empty();
-    std::string key = cacheable ? key_of(inputs, options) : std::string();
-    PreparedCall call;
-    call.plan = cacheable ? plans.find(key) : nullptr;
-    if (call.plan == nullptr) {
-        if (options.mechanism != "auto") {
-            const Result<MechanismPtr> named = registry.snapshot()->get(options.mechanism, "attention_weights");
-            if (!named) return named.error();
-            if (!(*named)->has(ATTEND_CAP_SCORES_OUT))
-                return Error{ErrorCode::unsupported,
-                             (*named)->name + ": no score matrix; accepted: a mechanism with attention weights",
-                             "`attend list --json` shows them: capability SCORES_OUT"};
-        }
-        Result<Selection> selection = choose(inputs, options);
-        if (!selection) return selection.error();
-        const std::string& precision =
-            options.precision.empty() ? settings.config.service.precision : options.precision;
-        CallRequest request{selection->options,
-                            options.heads,
-                            options.kv_heads,
-                            false,
-                            true,
-                            precision,
-                            !options.precision.empty(),
-                            {}};
-        const Result<CallForm> form = choose_form(*selection->mechanism, &inputs, request);
-        if (!form) return form.error();
-        const Result<CallTypes> types = choose_types(*selection->mechanism, inputs, request, *form);
-        if (!types) return types.error();
-        request.types = *types;
-        Result<ForwardInputs> converted = convert_inputs(*selection->mechanism, inputs, *types);
-        if (!converted) return converted.error();
-        call.inputs = std::move(*converted);
-        Result<std::shared_ptr<CallPlan>> built =
-            build_call(selection->mechanism, call.inputs, request, *form, machine->pool->workers());
-        if (!built) return built.error();
-        (*built)->reason = selection->reason + ((*built)->default_weights ? "; default weights" : "");
-        call.plan = std::move(*built);
-        if (cacheable) plans.add(std::move(key), call.plan);
-        return call;
+    if (options.mechanism != "auto") {
+        const Result<MechanismPtr> named = registry.snapshot()->get(options.mechanism, "attention_weights");
+        if (!named) return named.error();
+        if (!(*named)->has(ATTEND_CAP_SCORES_OUT))
+            return Error{ErrorCode::unsupported,
+                         (*named)->name + ": no score matrix; accepted: a mechanism with attention weights",
+                         "`attend list --json` shows them: capability SCORES_OUT"};
     }
-    Result<ForwardInputs> converted = convert_inputs(*call.plan->mechanism, inputs, call.plan->types);
-    if (!converted) return converted.error();
-    call.inputs = std::move(*converted);
-    return call;
+    ForwardCall call;
+    if (auto done = prepare(call, given, options); !done) return done.error();
+    return PreparedCall{call.plan, call.read_inputs()};
 }
 
 Result<WeightSummary> AttentionService::attention_weights(const ForwardInputs& inputs, const ForwardOptions& options,

@@ -19,6 +19,8 @@
 
 namespace attend {
 
+class CallMetrics;
+
 // Where a bound tensor comes from in a call.
 enum class Source { query, key, value, mask, bias, query_lengths, key_lengths, extra };
 
@@ -72,6 +74,10 @@ public:
     std::vector<std::string> warnings;
     std::string reason;  // of the choice that led here; filled by the service
     double flops{};
+    mutable std::atomic<double> fastest_ms{0};  // of the runs so far; 0: none
+    std::uint64_t call_bytes{};                 // outputs and workspace; this and what follows is the service's
+    std::shared_ptr<CallMetrics> metrics;
+    std::shared_ptr<std::atomic<std::uint64_t>> rule_hits;  // of the rule that chose; null: named by the caller
 
 private:
     friend class CallLayout;
@@ -133,8 +139,10 @@ void* thread_workspace(std::uint64_t bytes, std::uint64_t align);
 // The tensor of the call that an input of its plan is.
 const Tensor* bound_tensor(const ForwardInputs& inputs, const BoundInput& bound);
 
-// Runs the plan on tensors of the shapes it was built for.
-Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers);
+// Runs the plan on tensors of the shapes it was built for. cancel may be null; once it is true, the call ends with
+// ErrorCode::cancelled.
+Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers,
+                               const std::atomic<bool>* cancel = nullptr);
 
 // The options in force as a JSON object; options without a value are left out.
 [[nodiscard]] Json options_in_force(const MechanismRecord& mechanism, const std::vector<OptionValue>& values);

@@ -49,8 +49,11 @@ void* thread_workspace(std::uint64_t bytes, std::uint64_t align) {
     return buffer.get();
 }
 
-Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers) {
+Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs, std::uint32_t max_workers,
+                               const std::atomic<bool>* cancel) {
     const MechanismRecord& mechanism = *plan.mechanism;
+    const auto cancelled = [&] { return cancel != nullptr && cancel->load(std::memory_order_relaxed); };
+    if (cancelled()) return Error{ErrorCode::cancelled, mechanism.name + ": was cancelled", ""};
     const std::size_t input_count = plan.inputs.size(), count = input_count + plan.outputs.size();
     std::vector<attend_tensor> tensors(count);
     std::vector<attend_binding> bindings(count);
@@ -78,6 +81,7 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
 
     attend_call call;
     call.max_workers = max_workers;
+    call.token = cancel;
     attend_dynamic_rows block{sizeof block,
                               0,
                               ATTEND_EXT_DYNAMIC_ROWS,
@@ -107,7 +111,11 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
         return Error{ErrorCode::internal, mechanism.name + ": the plugin threw while executing", ""};
     }
     result.time_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    // Whatever the plugin has made of it: what is cancelled has no result.
+    if (cancelled()) return Error{ErrorCode::cancelled, mechanism.name + ": was cancelled", ""};
     if (status != ATTEND_OK) return plugin_error(mechanism, status, text.data());
+    const double before = plan.fastest_ms.load(std::memory_order_relaxed);
+    if (before == 0 || result.time_ms < before) plan.fastest_ms.store(result.time_ms, std::memory_order_relaxed);
 
     for (std::size_t at = 0; at < plan.outputs.size(); ++at) {
         const BoundOutput& bound = plan.outputs[at];

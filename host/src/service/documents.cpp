@@ -200,6 +200,7 @@ Json record_json(const ForwardResult& result) {
         .set("shapes", std::move(shapes))
         .set("warnings", json_list(result.warnings))
         .set("plan_reused", result.plan_reused)
+        .set("cached", result.cached)
         .set("time_ms", result.time_ms)
         .set("flops", result.flops)
         .set("workspace_bytes", result.workspace_bytes);

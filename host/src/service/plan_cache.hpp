@@ -43,7 +43,8 @@ public:
         else
             number(5), text(write_json(value));
     }
-    std::string take() { return std::move(key_); }
+    void clear() { key_.clear(); }
+    [[nodiscard]] const std::string& key() const { return key_; }
 
 private:
     std::string key_;
@@ -72,6 +73,11 @@ public:
             index_.erase(order_.back().first);
             order_.pop_back();
         }
+    }
+    void clear() {
+        const std::scoped_lock lock(mutex_);
+        index_.clear();
+        order_.clear();
     }
     AttentionService::PlanCacheFacts facts() const {
         const std::scoped_lock lock(mutex_);

@@ -7,7 +7,11 @@
 #include <mutex>
 
 #include "loading/plugin_loader.hpp"
+#include "service/async_calls.hpp"
+#include "service/forward_call.hpp"
+#include "service/metrics.hpp"
 #include "service/plan_cache.hpp"
+#include "service/result_cache.hpp"
 #include "service/selector.hpp"
 
 namespace attend {
@@ -21,12 +25,33 @@ struct PreparedCall {
     ForwardInputs inputs;
 };
 
+// How fast this service has hashed so far; a cautious figure before it has hashed anything.
+class HashRate {
+public:
+    void record(std::uint64_t bytes, double seconds) {
+        if (bytes < 65536 || !(seconds > 0)) return;
+        const double before = rate_.load(std::memory_order_relaxed), now = static_cast<double>(bytes) / seconds;
+        rate_.store(0.75 * before + 0.25 * now, std::memory_order_relaxed);
+    }
+    // What is around a hash, up to the copy of a hit, costs some microseconds.
+    [[nodiscard]] double ms(std::uint64_t bytes) const {
+        return 3e-3 + static_cast<double>(bytes) / rate_.load(std::memory_order_relaxed) * 1e3;
+    }
+
+private:
+    std::atomic<double> rate_{5e9};
+};
+
 struct AttentionService::State {
     ServiceSettings settings;
     std::shared_ptr<Machine> machine;
     std::unique_ptr<PluginLoader> loader;
     MechanismRegistry registry;
     PlanCache plans;
+    TensorHandles handles;
+    ResultCache results{handles};
+    HashRate hash_rate;
+    Metrics metrics;
     mutable std::mutex projections_mutex;
     std::map<std::string, std::shared_ptr<const NamedTensors>> projections;  // by qualified name
     std::atomic<bool> keeps_projections{false};                              // spares calls without weights the look-up
@@ -37,16 +62,44 @@ struct AttentionService::State {
     Result<std::shared_ptr<CallPlan>> plan_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
     // Of a call that asks for scores.
     Result<PreparedCall> prepare_weights(const ForwardInputs& inputs, const ForwardOptions& options);
-    Result<RuleVariables> variables_of(const ForwardInputs& inputs, const ForwardOptions& options) const;
-    Result<Selection> choose(const ForwardInputs& inputs, const ForwardOptions& options) const;
-    [[nodiscard]] RuleDefaults defaults() const {
+    // The configuration in force; a call takes it once, at its beginning. The epoch grows with every change of it or of the
+    // registry and tells plans of before from plans of now.
+    struct Now {
+        std::shared_ptr<const Config> config;
+        std::uint64_t epoch{};
+    };
+    mutable std::mutex now_mutex;
+    Now current;
+    [[nodiscard]] Now now() const {
+        const std::scoped_lock lock(now_mutex);
+        return current;
+    }
+
+    Result<RuleVariables> variables_of(const Config& config, const ForwardInputs& inputs,
+                                       const ForwardOptions& options) const;
+    Result<Selection> choose(const Config& config, const ForwardInputs& inputs, const ForwardOptions& options) const;
+    [[nodiscard]] RuleDefaults defaults(const Config& config) const {
         RuleDefaults defaults;
         defaults.threads = machine->pool->workers();
-        defaults.precision = settings.config.service.precision;
-        defaults.backend = settings.config.service.backend;
+        defaults.precision = config.service.precision;
+        defaults.backend = config.service.backend;
         return defaults;
     }
-    static std::string key_of(const ForwardInputs& inputs, const ForwardOptions& options);
+    static void write_key(KeyWriter& key, std::uint64_t epoch, const ForwardInputs& inputs,
+                          const ForwardOptions& options);
+
+    Result<ForwardResult> forward(const ForwardInputs& inputs, const ForwardOptions& options);
+    Result<std::vector<ForwardResult>> forward_batch(const std::vector<ForwardInputs>& inputs,
+                                                     const ForwardOptions& options);
+    // A call is prepared, which finds every fault of it, and then carried out: by the result cache or by the plugin.
+    Result<void> prepare(ForwardCall& call, const ForwardInputs& inputs, const ForwardOptions& options);
+    Result<ForwardResult> carry_out(const ForwardCall& call, std::uint32_t workers);
+    Result<ForwardResult> compute(const ForwardCall& call, std::uint32_t workers);
+    // The calls that the result cache has to do with; auto: only where hashing is cheap beside computing.
+    [[nodiscard]] bool worth_caching(const ForwardCall& call, std::uint32_t workers) const;
+
+    // Last, so that its threads are gone before anything else is.
+    AsyncCalls async;
 };
 
 }  // namespace attend

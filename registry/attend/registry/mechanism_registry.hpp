@@ -37,6 +37,8 @@ struct MechanismRecord {
     std::string formula, cost, use, example;  // the guide (attend.guide/1); empty: the plugin gives none
     std::uint64_t caps{}, dtypes{};
     std::uint32_t numerics{}, revision{};
+    std::uint64_t replacements{
+        0};  // how often a mechanism of this name was replaced: results of before are not its own
     std::vector<OptionSpec> options;  // the plugin's own, then the common ones that its capabilities imply
     std::size_t own_options{0};
     std::vector<PortRecord> ports;
@@ -96,6 +98,10 @@ public:
     // its qualified name. The same plugin's same name twice is an error, and then nothing is added.
     Result<void> add(std::vector<MechanismRecord> records,
                      std::span<const std::pair<std::string, std::string>> providers = {});
+
+    // One mechanism under its short name. A name that another has is refused, unless `replace`: then this one takes its
+    // place, whoever brought it, and counts one replacement more.
+    Result<void> put(MechanismRecord record, bool replace);
 
 private:
     mutable std::mutex mutex_;

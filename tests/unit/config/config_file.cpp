@@ -512,3 +512,18 @@ TEST_CASE("config: the reference of rules names every variable and alias, and it
         CHECK(contains(page, "| `" + rule.condition_text + "` | `" + rule.mechanism + "`"));
     }
 }
+
+TEST_CASE("configuration: ten faults give ten sentences") {
+    const auto loaded = attend::load_config(R"({"version": 2,
+        "service": {"backnd": "auto", "threads": -1, "precision": "fp31", "speedup_target": 0},
+        "cache": {"mode": "maybe", "ttl_ms": -5},
+        "rules": [{"condition": "seqLn > 5", "mechanism": "flash-attention-v2"}],
+        "targets": [{"name": "t", "mechanism": "flash-attention-v2"}],
+        "mystery": 1})",
+                                            "faults.json");
+    CHECK(loaded.problems.size() == 10);
+    for (const auto& problem : loaded.problems) {
+        INFO(problem.message);
+        CHECK(problem.message.starts_with("faults.json: "));
+    }
+}
