@@ -47,7 +47,8 @@ typedef int32_t attend_code; /* the numbers are fixed for ever; a newer library 
 #define ATTEND_E_PLUGIN 13     /* a plugin could not be used */
 #define ATTEND_E_MEMORY 14     /* out of memory */
 #define ATTEND_E_CANCELLED 15
-#define ATTEND_E_INTERNAL 16 /* our own mistake, or a plugin's */
+#define ATTEND_E_INTERNAL 16     /* our own mistake, or a plugin's */
+#define ATTEND_E_STALE_HANDLE 17 /* a registered tensor whose elements changed without a word */
 
 /* One sentence: place, what was wrong with its value, what is accepted. Texts end with NUL and are cut between characters. */
 typedef struct attend_error_text {
@@ -143,6 +144,14 @@ typedef struct attend_result attend_result;
 
 #define ATTEND_FORWARD_LSE (1u << 0)    /* the logarithm of each row's sum, tensor "lse" */
 #define ATTEND_FORWARD_SCORES (1u << 1) /* the scores, tensor "scores" */
+#define ATTEND_FORWARD_COMPUTE (1u << 2) /* neither served from the result cache nor kept in it */
+
+/* A wish to end calls, which any thread may utter. Reusable once cleared; must live until the calls that name it are done. */
+typedef struct attend_cancel attend_cancel;
+ATTEND_API attend_cancel *attend_cancel_new(void); /* NULL: no memory */
+ATTEND_API void attend_cancel_set(attend_cancel *cancel);
+ATTEND_API void attend_cancel_clear(attend_cancel *cancel);
+ATTEND_API void attend_cancel_free(attend_cancel *cancel);
 
 typedef struct attend_forward_request {
     uint32_t struct_size, flags;
@@ -153,12 +162,28 @@ typedef struct attend_forward_request {
     const char *facts_json;   /* further variables for rules, {"taskType": "search"}; NULL: none */
     const char *precision;    /* fp32, bf16, fp16; NULL: the configuration's */
     int64_t heads, kv_heads;  /* of packed tensors [B,N,H*D]; 0: not given */
+    attend_cancel *cancel;    /* once it is set, the call ends with ATTEND_E_CANCELLED; NULL: none */
 } attend_forward_request;
 
 /* Query [B,H,N,D] (or [N,D], [D], packed [B,N,H*D] with heads, projected [B,N,E]), key and value likewise. An absent key is
    the query, an absent value the key, unless the mechanism says otherwise. Tensors are read in place. */
 ATTEND_API attend_code attend_forward(attend_service *service, const attend_forward_request *request,
                                       attend_result **result, attend_error_text *error);
+
+/* The tensors of one call of several. */
+typedef struct attend_batch_item {
+    uint32_t struct_size, flags; /* flags: 0 */
+    const attend_named_tensor *tensors;
+    uint64_t num_tensors;
+} attend_batch_item;
+
+/* Several calls with one mechanism and one set of options; `request` gives everything but the tensors and has none. Every
+   item is checked before anything is computed; what fails names its index, "item 3: ...". results is an array of num_items
+   handles, in the order of the items, each what attend_forward would give; after an error all of them are NULL. Items have
+   one size; those behind one that cannot be read (struct_size) keep what they would give over. */
+ATTEND_API attend_code attend_forward_batch(attend_service *service, const attend_forward_request *request,
+                                            const attend_batch_item *items, uint64_t num_items,
+                                            attend_result **results, attend_error_text *error);
 
 /* Tensors of a result: "output" first, "lse" and "scores" if asked for, then every further output of the mechanism by its
    name ("routing.query.dropped", ...). NULL behind the last one. The name lives as long as the result. */
@@ -173,7 +198,7 @@ ATTEND_API attend_code attend_result_dlpack(const attend_result *result, const c
                                             struct DLManagedTensorVersioned **tensor, attend_error_text *error);
 
 /* What ran and why, as a JSON object: mechanism, reason, plugin, plugin_version, backend, precision, exactness, options (in
-   force), shapes, warnings, plan_reused, time_ms, flops, workspace_bytes. Lives as long as the result. */
+   force), shapes, warnings, plan_reused, cached, time_ms, flops, workspace_bytes. Lives as long as the result. */
 ATTEND_API const char *attend_result_record(const attend_result *result);
 
 /* NULL is accepted. */
@@ -191,6 +216,13 @@ ATTEND_API attend_code attend_describe(attend_service *service, const char *mech
                                        attend_error_text *error);
 /* {"plugins": [...]}: every file that was looked at, and why it was refused. */
 ATTEND_API attend_code attend_plugins(attend_service *service, char **json, attend_error_text *error);
+
+/* What the service has done since it was opened or reset: calls, errors, tokens, flops, bytes_peak, mechanisms, cache,
+   selection, benchmark. */
+ATTEND_API attend_code attend_metrics(attend_service *service, char **json, attend_error_text *error);
+ATTEND_API attend_code attend_metrics_reset(attend_service *service, attend_error_text *error);
+/* Drops kept results: those of a mechanism, or all (NULL). */
+ATTEND_API attend_code attend_invalidate(attend_service *service, const char *mechanism, attend_error_text *error);
 
 /* Of a text from this section. NULL is accepted. */
 ATTEND_API void attend_text_free(char *text);

@@ -42,8 +42,8 @@ using attend::ErrorCode;
 
 extern "C" const char* attend_code_name(attend_code code) {
     if (code == ATTEND_E_NONE) return "E_NONE";
-    return attend::error_name(code > 0 && code <= ATTEND_E_INTERNAL ? static_cast<ErrorCode>(code - 1)
-                                                                    : ErrorCode::internal);
+    return attend::error_name(code > 0 && code <= ATTEND_E_STALE_HANDLE ? static_cast<ErrorCode>(code - 1)
+                                                                        : ErrorCode::internal);
 }
 
 extern "C" const char* attend_version(void) { return ATTEND_VERSION; }

@@ -37,12 +37,17 @@ Result<RequestFacts> checked_facts(const char* json) {
     return facts;
 }
 
-Result<std::unique_ptr<attend_result>> forward(AttentionService& service, const attend_forward_request& request,
-                                               NamedTensors tensors) {
-    if ((request.flags & ~(ATTEND_FORWARD_LSE | ATTEND_FORWARD_SCORES)) != 0)
+// A request without its tensors.
+struct Wanted {
+    ForwardOptions options;
+    MechanismPtr mechanism;  // null: "auto"
+};
+
+Result<Wanted> wanted_of(AttentionService& service, const attend_forward_request& request) {
+    if ((request.flags & ~(ATTEND_FORWARD_LSE | ATTEND_FORWARD_SCORES | ATTEND_FORWARD_COMPUTE)) != 0)
         return Error{ErrorCode::unsupported,
                      "request: flags are " + std::to_string(request.flags) +
-                         "; accepted: ATTEND_FORWARD_LSE, ATTEND_FORWARD_SCORES",
+                         "; accepted: ATTEND_FORWARD_LSE, ATTEND_FORWARD_SCORES, ATTEND_FORWARD_COMPUTE",
                      ""};
     for (const auto& [name, heads] : {std::pair("heads", request.heads), std::pair("kv_heads", request.kv_heads)})
         if (heads < 0)
@@ -50,13 +55,13 @@ Result<std::unique_ptr<attend_result>> forward(AttentionService& service, const 
                 ErrorCode::shape,
                 std::string("request: ") + name + " is " + std::to_string(heads) + "; accepted: 0 (not given) or more",
                 ""};
-    ForwardOptions options;
+    Wanted wanted;
+    ForwardOptions& options = wanted.options;
     if (request.mechanism != nullptr) options.mechanism = request.mechanism;
-    MechanismPtr mechanism;
     if (options.mechanism != "auto") {
         Result<MechanismPtr> found = service.registry()->get(options.mechanism, "forward");
         if (!found) return found.error();
-        mechanism = std::move(*found);
+        wanted.mechanism = std::move(*found);
     }
     Result<NamedValues> values = options_of(request.options_json);
     if (!values) return values.error();
@@ -68,15 +73,76 @@ Result<std::unique_ptr<attend_result>> forward(AttentionService& service, const 
     options.kv_heads = request.kv_heads;
     options.lse = (request.flags & ATTEND_FORWARD_LSE) != 0;
     options.scores = (request.flags & ATTEND_FORWARD_SCORES) != 0;
+    options.use_cache = (request.flags & ATTEND_FORWARD_COMPUTE) == 0;
     if (request.precision != nullptr) options.precision = request.precision;
-    const Result<ForwardInputs> inputs = sort_inputs("tensors", std::move(tensors), mechanism.get());
-    if (!inputs) return inputs.error();
-    const Result<ForwardResult> result = service.forward(*inputs, options);
-    if (!result) return result.error();
+    if (request.cancel != nullptr) options.cancel = request.cancel->token;
+    return wanted;
+}
+
+std::unique_ptr<attend_result> handle_of(const ForwardResult& result) {
     auto own = std::make_unique<attend_result>();
-    own->tensors = result_tensors(*result);
-    own->record = write_json(record_json(*result), true) + "\n";
+    own->tensors = result_tensors(result);
+    own->record = write_json(record_json(result), true) + "\n";
     return own;
+}
+
+Result<std::unique_ptr<attend_result>> forward(AttentionService& service, const attend_forward_request& request,
+                                               NamedTensors tensors) {
+    const Result<Wanted> wanted = wanted_of(service, request);
+    if (!wanted) return wanted.error();
+    const Result<ForwardInputs> inputs = sort_inputs("tensors", std::move(tensors), wanted->mechanism.get());
+    if (!inputs) return inputs.error();
+    const Result<ForwardResult> result = service.forward(*inputs, wanted->options);
+    if (!result) return result.error();
+    return handle_of(*result);
+}
+
+// An array of structs of one size, perhaps an older or newer one.
+Result<attend_batch_item> item_at(const attend_batch_item* items, std::uint64_t index) {
+    std::uint32_t size = 0;
+    std::memcpy(&size, items, sizeof size);
+    const auto* at = reinterpret_cast<const unsigned char*>(items) + index * size;
+    return read_struct(reinterpret_cast<const attend_batch_item*>(at), "items[" + std::to_string(index) + "]");
+}
+
+Result<void> forward_batch(AttentionService& service, const attend_forward_request& request,
+                           const attend_batch_item* items, std::uint64_t count, attend_result** results) {
+    // What is given over is taken first, from all items, whatever fails.
+    std::vector<std::unique_ptr<GivenTensors>> given;
+    std::vector<NamedTensors> tensors;
+    std::optional<Error> problem;
+    for (std::uint64_t at = 0; at < count; ++at) {
+        const Result<attend_batch_item> item = item_at(items, at);
+        if (!item) return item.error();
+        const std::string place = "item " + std::to_string(at) + ": ";
+        given.push_back(std::make_unique<GivenTensors>());
+        Result<NamedTensors> read = read_tensors(item->tensors, item->num_tensors, *given.back());
+        if (!problem && !read) problem = Error{read.error().code, place + read.error().message, read.error().hint};
+        if (!problem && item->flags != 0)
+            problem =
+                Error{ErrorCode::unsupported, place + "flags are " + std::to_string(item->flags) + "; accepted: 0", ""};
+        if (read) tensors.push_back(std::move(*read));
+    }
+    if (request.num_tensors != 0)
+        return wrong_argument("request: has " + std::to_string(request.num_tensors) +
+                              " tensors; accepted: none, the items have them");
+    const Result<Wanted> wanted = wanted_of(service, request);
+    if (!wanted) return wanted.error();
+    if (problem) return *problem;
+    std::vector<ForwardInputs> inputs;
+    for (std::uint64_t at = 0; at < count; ++at) {
+        Result<ForwardInputs> sorted = sort_inputs("tensors", std::move(tensors[at]), wanted->mechanism.get());
+        if (!sorted)
+            return Error{sorted.error().code, "item " + std::to_string(at) + ": " + sorted.error().message,
+                         sorted.error().hint};
+        inputs.push_back(std::move(*sorted));
+    }
+    const Result<std::vector<ForwardResult>> done = service.forward_batch(inputs, wanted->options);
+    if (!done) return done.error();
+    std::vector<std::unique_ptr<attend_result>> handles;
+    for (const ForwardResult& result : *done) handles.push_back(handle_of(result));
+    for (std::uint64_t at = 0; at < count; ++at) results[at] = handles[at].release();
+    return {};
 }
 
 Result<const Tensor*> find(const attend_result* result, const char* name) {
@@ -117,6 +183,40 @@ extern "C" attend_code attend_forward(attend_service* service, const attend_forw
         return {};
     });
 }
+
+extern "C" attend_code attend_forward_batch(attend_service* service, const attend_forward_request* request,
+                                            const attend_batch_item* items, uint64_t num_items, attend_result** results,
+                                            attend_error_text* error) {
+    if (results != nullptr) std::fill_n(results, num_items, nullptr);
+    return c_api::guarded(error, [&]() -> Result<void> {
+        const Result<attend_forward_request> read = c_api::read_struct(request, "request");
+        if (!read) return read.error();
+        if (num_items > 0 && (items == nullptr || results == nullptr))
+            return c_api::wrong_argument(std::string(items == nullptr ? "items" : "results") +
+                                         ": is NULL; accepted: an array of " + std::to_string(num_items));
+        const Result<AttentionService*> own = c_api::service_of(service);
+        if (!own) return own.error();
+        return c_api::forward_batch(**own, *read, items, num_items, results);
+    });
+}
+
+extern "C" attend_cancel* attend_cancel_new(void) {
+    try {
+        return new attend_cancel;
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+extern "C" void attend_cancel_set(attend_cancel* cancel) {
+    if (cancel != nullptr) cancel->token->store(true);
+}
+
+extern "C" void attend_cancel_clear(attend_cancel* cancel) {
+    if (cancel != nullptr) cancel->token->store(false);
+}
+
+extern "C" void attend_cancel_free(attend_cancel* cancel) { delete cancel; }
 
 extern "C" uint64_t attend_result_count(const attend_result* result) {
     return result == nullptr ? 0 : result->tensors.size();

@@ -2,6 +2,7 @@
 // What the opaque handles of the C API are.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -17,6 +18,10 @@ struct attend_service {
 struct attend_result {
     attend::NamedTensors tensors;
     std::string record;
+};
+
+struct attend_cancel {
+    std::shared_ptr<std::atomic<bool>> token = std::make_shared<std::atomic<bool>>(false);
 };
 
 namespace attend::c_api {

@@ -210,4 +210,33 @@ extern "C" attend_code attend_plugins(attend_service* service, char** json, atte
     });
 }
 
+extern "C" attend_code attend_metrics(attend_service* service, char** json, attend_error_text* error) {
+    return c_api::answer(service, json, error,
+                         [&](AttentionService& own) -> Result<Json> { return own.metrics().json(); });
+}
+
+extern "C" attend_code attend_metrics_reset(attend_service* service, attend_error_text* error) {
+    return c_api::guarded(error, [&]() -> Result<void> {
+        const Result<AttentionService*> own = c_api::service_of(service);
+        if (!own) return own.error();
+        (*own)->reset_metrics();
+        return {};
+    });
+}
+
+extern "C" attend_code attend_invalidate(attend_service* service, const char* mechanism, attend_error_text* error) {
+    return c_api::guarded(error, [&]() -> Result<void> {
+        const Result<AttentionService*> own = c_api::service_of(service);
+        if (!own) return own.error();
+        if (mechanism == nullptr) {
+            (*own)->invalidate();
+            return {};
+        }
+        const Result<MechanismPtr> found = (*own)->registry()->get(mechanism, "invalidate");
+        if (!found) return found.error();
+        (*own)->invalidate(mechanism);
+        return {};
+    });
+}
+
 extern "C" void attend_text_free(char* text) { std::free(text); }

@@ -23,7 +23,7 @@ struct Newer {
 // Layouts that programs in other languages are written against.
 static_assert(sizeof(void*) != 8 ||
               (sizeof(attend_error_text) == 1536 && sizeof(attend_open_settings) == 80 && sizeof(attend_view) == 40 &&
-               sizeof(attend_named_tensor) == 48 && sizeof(attend_forward_request) == 72 && sizeof(DLTensor) == 48 &&
+               sizeof(attend_named_tensor) == 48 && sizeof(attend_forward_request) == 80 && sizeof(DLTensor) == 48 &&
                sizeof(DLManagedTensor) == 64 && sizeof(DLManagedTensorVersioned) == 80));
 static_assert(offsetof(attend_error_text, message) == 24 && offsetof(attend_error_text, hint) == 1024);
 static_assert(sizeof(void*) != 8 ||
@@ -37,13 +37,14 @@ static_assert(sizeof(void*) != 8 ||
 
 TEST_CASE("c api edge: codes have the service's names") {
     using attend::ErrorCode;
-    for (std::int32_t at = 0; at <= static_cast<std::int32_t>(ErrorCode::internal); ++at)
+    for (std::int32_t at = 0; at <= static_cast<std::int32_t>(ErrorCode::stale_handle); ++at)
         CHECK(std::string(attend_code_name(at + 1)) == attend::error_name(static_cast<ErrorCode>(at)));
     CHECK(static_cast<std::int32_t>(ErrorCode::internal) + 1 == ATTEND_E_INTERNAL);
+    CHECK(static_cast<std::int32_t>(ErrorCode::stale_handle) + 1 == ATTEND_E_STALE_HANDLE);
     CHECK(static_cast<std::int32_t>(ErrorCode::not_found) + 1 == ATTEND_E_NOT_FOUND);
     CHECK(static_cast<std::int32_t>(ErrorCode::memory) + 1 == ATTEND_E_MEMORY);
     CHECK(std::string(attend_code_name(ATTEND_E_NONE)) == "E_NONE");
-    for (const attend_code code : {-1, 17, 1 << 30}) CHECK(std::string(attend_code_name(code)) == "E_INTERNAL");
+    for (const attend_code code : {-1, 18, 1 << 30}) CHECK(std::string(attend_code_name(code)) == "E_INTERNAL");
     CHECK(std::string(attend_version()).find('.') != std::string::npos);
 }
 
