@@ -34,6 +34,7 @@ struct BenchmarkSettings {
     std::uint64_t seed{0};
     std::string rows;  // targets: only rows whose name holds this text
     std::string command, commit, version;
+    AttentionService* record_to{nullptr};              // its metrics get the speedups of targets that were really run
     std::function<void(const std::string&)> progress;  // may be empty
 };
 

@@ -124,6 +124,7 @@ public:
         std::erase_if(inputs->weights, foreign);
         if (auto done = flags_.call.input ? check_heads(sizes_, *inputs) : Result<void>{}; !done) return done.error();
         ForwardOptions forward{mechanism.qualified_name(), call->options, 0, 0, false, false, call->precision, {}};
+        forward.use_cache = false;
         if (flags_.call.input) {
             forward.heads = sizes_.heads;
             forward.kv_heads = sizes_.kv_heads;

@@ -28,9 +28,10 @@ Result<void> add_block_size(const Settings& settings, const MechanismRecord* mec
     return {};
 }
 
-// Forward, `repeat` times; time_ms is the median.
-Result<ForwardResult> run_repeatedly(AttentionService& service, const ForwardInputs& inputs,
-                                     const ForwardOptions& options, std::int64_t repeat) {
+// Forward, `repeat` times, each of them computed; time_ms is the median.
+Result<ForwardResult> run_repeatedly(AttentionService& service, const ForwardInputs& inputs, ForwardOptions options,
+                                     std::int64_t repeat) {
+    options.use_cache = false;
     std::vector<double> times;
     for (;;) {
         Result<ForwardResult> result = service.forward(inputs, options);
@@ -50,6 +51,7 @@ Result<ForwardResult> compute(Session& session, const ForwardInputs& inputs, For
         add_taken(call, *mechanism, options.options);
     else if (!call.if_taken.empty()) {
         // What only some mechanisms take can be added once it is known which one is chosen.
+        options.use_cache = false;
         Result<ForwardResult> first = session.service->forward(inputs, options);
         if (!first) return first;
         const MechanismPtr chosen = session.service->registry()->find(first->plugin + "/" + first->mechanism);

@@ -72,7 +72,8 @@ Json status_json(const Session& session) {
                            .set("origin", settings.config_origin)
                            .set("rules", settings.service.config.rules.size()))
         .set("plan_cache",
-             Json::object().set("entries", cache.entries).set("hits", cache.hits).set("misses", cache.misses));
+             Json::object().set("entries", cache.entries).set("hits", cache.hits).set("misses", cache.misses))
+        .set("metrics", service.metrics().json());
 }
 
 std::string status_text(const Session& session) {
@@ -80,6 +81,9 @@ std::string status_text(const Session& session) {
     const CpuFacts& cpu = service.cpu();
     const Settings& settings = session.settings;
     const AttentionService::PlanCacheFacts cache = service.plan_cache();
+    const ServiceMetrics metrics = service.metrics();
+    const CacheConfig& kept = settings.service.config.cache;
+    const bool caches = settings.service.config.service.enable_cache && kept.mode != "off";
     std::string text = aligned(
         {{"attend", product_version() + ", plugin ABI " + abi_version() + ", commit " + build_commit()},
          {"CPU", cpu.model + ", " + std::to_string(cpu.cores) + " cores, " + std::to_string(cpu.threads) + " threads"},
@@ -95,7 +99,14 @@ std::string status_text(const Session& session) {
           settings.config_file ? *settings.config_file + " (" + settings.config_origin + ")" : settings.config_origin},
          {"rules", std::to_string(settings.service.config.rules.size())},
          {"plan cache", std::to_string(cache.entries) + " entries, " + std::to_string(cache.hits) + " hits, " +
-                            std::to_string(cache.misses) + " misses"}});
+                            std::to_string(cache.misses) + " misses"},
+         {"result cache",
+          (caches ? kept.mode + ", " + kept.level + ", up to " + bytes_text(static_cast<double>(kept.capacity_bytes))
+                  : std::string("off")) +
+              "; " + std::to_string(metrics.cache.entries) + " entries, " + std::to_string(metrics.cache.hits) +
+              " hits, " + std::to_string(metrics.cache.misses) + " misses, " + std::to_string(metrics.cache.bypass) +
+              " bypassed"},
+         {"calls", std::to_string(metrics.calls)}});
     Table plugins({"plugin", "version", "back end", "mechanisms", "origin", "file"}),
         refused({"file", "stage", "code", "reason"}), path({"folder", "origin", "files", ""});
     for (const PluginReport& report : service.plugin_reports()) {

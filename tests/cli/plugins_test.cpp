@@ -19,7 +19,7 @@ const attend::Json* row_of(const attend::Json& list, const std::string& key, con
 TEST_CASE("status shows machine, plugins, search path and configuration") {
     const attend::Json json = run_attend({"status", "--json"}).json();
     for (const char* key : {"version", "plugin_abi", "commit", "cpu", "instruction_sets", "backend", "threads",
-                            "plugins", "refused", "search_path", "config", "plan_cache"})
+                            "plugins", "refused", "search_path", "config", "plan_cache", "metrics"})
         CHECK(json.find(key) != nullptr);
     CHECK(json.find("refused")->size() == 0);
     CHECK(row_of(*json.find("plugins"), "id", "attend.flash") != nullptr);

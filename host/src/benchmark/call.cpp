@@ -285,6 +285,7 @@ ForwardOptions forward_options(const CallSpec& spec) {
     options.mechanism = spec.mechanism;
     options.options = spec.all_options();
     options.precision = spec.precision;
+    options.use_cache = false;  // every call that is timed or counted is computed
     return options;
 }
 

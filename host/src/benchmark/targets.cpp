@@ -368,6 +368,10 @@ Result<void> run_targets(Bench& bench, const std::vector<MechanismPtr>&, Benchma
         settings.precision.empty() && !settings.causal)
         for (const TargetConfig& target : bench.settings().service.config.targets)
             report.rows.push_back(configured(bench, target));
+    if (settings.record_to != nullptr)
+        for (const BenchmarkRow& row : report.rows)
+            if (row.runs > 0 && row.target && row.target->metric == "speedup" && row.target->measured)
+                settings.record_to->record_speedup(*row.target->measured);
     std::size_t unmeasured = 0;
     for (const BenchmarkRow& row : report.rows)
         if (row.target && (row.target->result == "not_applicable" || row.target->result == "not_measured"))
