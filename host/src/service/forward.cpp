@@ -89,6 +89,8 @@ void AttentionService::State::write_key(KeyWriter& key, std::uint64_t epoch, con
         key.text(name);
         key.tensor(tensor);
     }
+    // Whether the keys are the queries is a variable of rules.
+    key.number(inputs.key && inputs.key->data == inputs.query.data ? 1 : 0);
 }
 
 Result<void> AttentionService::State::prepare(ForwardCall& call, const ForwardInputs& given,
