@@ -30,8 +30,8 @@ public:
 
 protected:
     struct State;
-    explicit AttentionLayer(std::unique_ptr<State> state);
-    static Result<std::unique_ptr<State>> open(std::shared_ptr<AttentionService> service, const char* name,
+    explicit AttentionLayer(std::shared_ptr<State> state);
+    static Result<std::shared_ptr<State>> open(std::shared_ptr<AttentionService> service, const char* name,
                                                const char* mechanism, NamedValues options);
     // [batch, sequence, width] with this width, or an error that names the tensor.
     [[nodiscard]] Result<void> check_packed(const char* what, const Tensor& tensor, std::int64_t width) const;
@@ -44,7 +44,7 @@ protected:
     Result<NamedTensors> projections(const ForwardInputs& like) const;
     Result<std::int64_t> count_of(const ForwardInputs& like) const;
 
-    std::unique_ptr<State> state_;
+    std::shared_ptr<State> state_;
 };
 
 struct FlashAttentionOptions {
@@ -83,7 +83,7 @@ public:
                                      std::uint64_t max_standard_bytes = std::uint64_t{4} << 30) const;
 
 private:
-    FlashAttention(std::unique_ptr<State> state, const FlashAttentionOptions& options)
+    FlashAttention(std::shared_ptr<State> state, const FlashAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
     FlashAttentionOptions given_;
 };
@@ -117,7 +117,7 @@ public:
     Result<std::int64_t> param_count() const { return count_of(like()); }
 
 private:
-    MultiHeadAttention(std::unique_ptr<State> state, const MultiHeadAttentionOptions& options)
+    MultiHeadAttention(std::shared_ptr<State> state, const MultiHeadAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
     [[nodiscard]] ForwardInputs like() const;
     MultiHeadAttentionOptions given_;
@@ -145,7 +145,7 @@ public:
     Result<std::int64_t> param_count() const { return count_of(like()); }
 
 private:
-    CrossAttention(std::unique_ptr<State> state, const CrossAttentionOptions& options)
+    CrossAttention(std::shared_ptr<State> state, const CrossAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
     [[nodiscard]] ForwardInputs like() const;
     CrossAttentionOptions given_;
@@ -170,7 +170,7 @@ public:
     Result<Tensor> forward_causal(const Tensor& query, const Tensor& key, const Tensor& value);
 
 private:
-    LinearAttention(std::unique_ptr<State> state, const LinearAttentionOptions& options)
+    LinearAttention(std::shared_ptr<State> state, const LinearAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
     Result<ForwardInputs> packed(const Tensor& query, const Tensor& key, const Tensor& value) const;
     LinearAttentionOptions given_;
@@ -192,7 +192,7 @@ public:
     Result<Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value);
 
 private:
-    SlidingWindowAttention(std::unique_ptr<State> state, const SlidingWindowAttentionOptions& options)
+    SlidingWindowAttention(std::shared_ptr<State> state, const SlidingWindowAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
     SlidingWindowAttentionOptions given_;
 };
@@ -213,7 +213,7 @@ public:
                            const std::optional<Tensor>& mask = std::nullopt);
 
 private:
-    GroupedQueryAttention(std::unique_ptr<State> state, const GroupedQueryAttentionOptions& options)
+    GroupedQueryAttention(std::shared_ptr<State> state, const GroupedQueryAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
     GroupedQueryAttentionOptions given_;
 };

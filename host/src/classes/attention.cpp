@@ -52,7 +52,7 @@ struct AttentionLayer::State {
     NamedTensors weights;
 };
 
-AttentionLayer::AttentionLayer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+AttentionLayer::AttentionLayer(std::shared_ptr<State> state) : state_(std::move(state)) {}
 AttentionLayer::AttentionLayer(AttentionLayer&&) noexcept = default;
 AttentionLayer& AttentionLayer::operator=(AttentionLayer&&) noexcept = default;
 AttentionLayer::~AttentionLayer() = default;
@@ -60,7 +60,7 @@ AttentionLayer::~AttentionLayer() = default;
 const std::string& AttentionLayer::mechanism() const { return state_->mechanism; }
 const NamedValues& AttentionLayer::options() const { return state_->call.options; }
 
-Result<std::unique_ptr<AttentionLayer::State>> AttentionLayer::open(std::shared_ptr<AttentionService> service,
+Result<std::shared_ptr<AttentionLayer::State>> AttentionLayer::open(std::shared_ptr<AttentionService> service,
                                                                     const char* name, const char* mechanism,
                                                                     NamedValues options) {
     if (service == nullptr) return Error{ErrorCode::option, std::string(name) + ": there is no service", ""};
@@ -70,7 +70,7 @@ Result<std::unique_ptr<AttentionLayer::State>> AttentionLayer::open(std::shared_
         problems.front().message = std::string(name) + ": " + problems.front().message;
         return problems.front();
     }
-    auto state = std::make_unique<State>();
+    auto state = std::make_shared<State>();
     state->service = std::move(service);
     state->name = name;
     state->mechanism = mechanism;
@@ -198,10 +198,10 @@ Result<FlashBenchmark> FlashAttention::benchmark(std::int64_t seq_len, std::uint
     FlashBenchmark report;
     report.seq_len = seq_len;
     ForwardOptions call = state_->call;
+    call.use_cache = false;  // what is timed is computed
     std::vector<double> samples;
     constexpr double mega = 1048576.0;
     for (int turn = 0; turn < warm_up_runs + timed_runs; ++turn) {
-        // What is timed is computed, not remembered.
         const Result<ForwardResult> result = state_->service->forward(inputs, call);
         if (!result) return result.error();
         if (turn >= warm_up_runs) samples.push_back(result->time_ms);
