@@ -285,6 +285,22 @@ void compare(const std::vector<float>& got, const std::vector<double>& expected,
     CHECK(worst <= tolerance);
 }
 
+// The same weights, to the bit, in windows of five rows.
+void check_rows(attend::AttentionService& engine, const ForwardInputs& in, const attend::ForwardOptions& asked,
+                const Tensor& scores) {
+    const std::int64_t rows = scores.shape[scores.shape.size() - 2];
+    attend::WeightRequest request;
+    request.full = true;
+    request.chunk_bytes = rows == 0 ? 1 : static_cast<std::uint64_t>(scores.size() / rows) * sizeof(float) * 5;
+    const auto got = engine.attention_weights(in, asked, request);
+    if (!got) {
+        FAIL_CHECK(got.error().message);
+        return;
+    }
+    CHECK((got->full->byte_size() == scores.byte_size() &&
+           (scores.size() == 0 || std::memcmp(got->full->data, scores.data, scores.byte_size()) == 0)));
+}
+
 void check(const specs::Spec& spec, const RandomCall& call, const std::vector<std::string>& sets) {
     INFO(spec.mechanism << " " << call.text);
     attend::ForwardOptions asked;
@@ -310,6 +326,7 @@ void check(const specs::Spec& spec, const RandomCall& call, const std::vector<st
         compare(values(result->output), expected.o, tolerance, scale);
         if (call.lse && !expected.lse.empty()) compare(values(*result->lse), expected.lse, tolerance, 0.0);
         if (call.scores && !expected.p.empty()) compare(values(*result->scores), expected.p, tolerance, 0.0);
+        if (call.scores) check_rows(service(set), in, asked, *result->scores);
     }
 }
 
