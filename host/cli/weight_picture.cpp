@@ -168,34 +168,34 @@ Result<std::string> WeightPicture::png(Colours colours) const {
 
 // The cells are a mask through which the ink shows, so that one picture serves a light and a dark ground.
 Result<std::string> WeightPicture::svg(const std::string& title, Colours colours) const {
-    constexpr double longest = 640, left = 76, top = 52, bar = 18, right = 168, bottom = 52;
+    constexpr double longest = 640, left = 76, top = 68, bar = 18, right = 168, bottom = 52;
     const std::int64_t side = std::max<std::int64_t>(1, std::max(queries(), keys()));
     const double width = std::max(160.0, longest * static_cast<double>(keys()) / static_cast<double>(side)),
                  height = std::max(160.0, longest * static_cast<double>(queries()) / static_cast<double>(side));
     const double all_width = std::max(left + width + right, 480.0), all_height = top + height + bottom;
+    // Where there are more cells than pixels, leaving some out would lose lines.
+    const bool shrunk = static_cast<double>(columns()) > width || static_cast<double>(rows()) > height;
     Result<std::string> picture = cells_.empty()
                                       ? encode_png({0}, 1, 1, nullptr)
                                       : encode_png(levels_of(shades(colours)), columns_.count, rows_.count, nullptr);
     if (!picture) return picture.error();
-    std::string out = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + place(all_width) + " " +
-                      place(all_height) + "\" width=\"" + place(all_width) + "\" height=\"" + place(all_height) +
-                      "\" role=\"img\" font-family=\"system-ui, sans-serif\" font-size=\"12\">\n<title>" +
-                      escaped(title) +
-                      "</title>\n<style>\n.ground{fill:#fcfcfb}.ink{fill:#0b3a82}.text{fill:#33322f}"
-                      ".line{stroke:#8a8984;fill:none}\n@media (prefers-color-scheme:dark){.ground{fill:#1a1a19}"
-                      ".ink{fill:#a9d0ff}.text{fill:#d8d7d2}.line{stroke:#777671}}\n</style>\n"
-                      "<rect class=\"ground\" width=\"100%\" height=\"100%\"/>\n<text class=\"text\" x=\"16\" y=\"26\" "
-                      "font-size=\"14\" font-weight=\"600\">" +
-                      escaped(title) + "</text>\n<defs>\n<mask id=\"weights\" maskUnits=\"userSpaceOnUse\" x=\"" +
-                      place(left) + "\" y=\"" + place(top) + "\" width=\"" + place(width) + "\" height=\"" +
-                      place(height) + "\">\n<image id=\"cells\" x=\"" + place(left) + "\" y=\"" + place(top) +
-                      "\" width=\"" + place(width) + "\" height=\"" + place(height) +
-                      "\" preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" "
-                      "href=\"data:image/png;base64," +
-                      base64(*picture) +
-                      "\"/>\n</mask>\n<linearGradient id=\"bar\" x1=\"0\" y1=\"1\" x2=\"0\" y2=\"0\">"
-                      "<stop offset=\"0\" stop-color=\"#000\"/><stop offset=\"1\" stop-color=\"#fff\"/>"
-                      "</linearGradient>\n";
+    std::string out =
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + place(all_width) + " " + place(all_height) +
+        "\" width=\"" + place(all_width) + "\" height=\"" + place(all_height) +
+        "\" role=\"img\" font-family=\"system-ui, sans-serif\" font-size=\"12\">\n<title>" + escaped(title) +
+        "</title>\n<style>\n.ground{fill:#fcfcfb}.ink{fill:#0b3a82}.text{fill:#33322f}"
+        ".line{stroke:#8a8984;fill:none}\n@media (prefers-color-scheme:dark){.ground{fill:#1a1a19}"
+        ".ink{fill:#a9d0ff}.text{fill:#d8d7d2}.line{stroke:#777671}}\n</style>\n"
+        "<rect class=\"ground\" width=\"100%\" height=\"100%\"/>\n<text class=\"text\" x=\"16\" y=\"26\" "
+        "font-size=\"14\" font-weight=\"600\">" +
+        escaped(title) + "</text>\n<defs>\n<mask id=\"weights\" maskUnits=\"userSpaceOnUse\" x=\"" + place(left) +
+        "\" y=\"" + place(top) + "\" width=\"" + place(width) + "\" height=\"" + place(height) +
+        "\">\n<image id=\"cells\" x=\"" + place(left) + "\" y=\"" + place(top) + "\" width=\"" + place(width) +
+        "\" height=\"" + place(height) + "\" preserveAspectRatio=\"none\"" +
+        (shrunk ? "" : " style=\"image-rendering:pixelated\"") + " href=\"data:image/png;base64," + base64(*picture) +
+        "\"/>\n</mask>\n<linearGradient id=\"bar\" x1=\"0\" y1=\"1\" x2=\"0\" y2=\"0\">"
+        "<stop offset=\"0\" stop-color=\"#000\"/><stop offset=\"1\" stop-color=\"#fff\"/>"
+        "</linearGradient>\n";
     const double bar_left = left + width + 24, bar_height = std::min(height, 320.0);
     const auto rectangle = [&](const char* kind, double x, double y, double w, double h, const char* more) {
         return std::string("<rect class=\"") + kind + "\" x=\"" + place(x) + "\" y=\"" + place(y) + "\" width=\"" +
@@ -237,7 +237,7 @@ Result<std::string> WeightPicture::svg(const std::string& title, Colours colours
                label(bar_left + bar + 9, y + 4, "start",
                      (step == 0 && colours == Colours::logarithmic ? "\u2264 " : "") + number_text(value, 3));
     }
-    out += label(bar_left, top - 9, "start", "weight (share of row)");
+    out += label(bar_left, top - 14, "start", "weight (share of row)");
     double below = top + bar_height + 22;
     for (const std::string& words : {std::string(colours == Colours::linear ? "linear" : "logarithmic"),
                                      std::string(queries() == rows() && keys() == columns() ? "one cell a pair"
