@@ -52,6 +52,7 @@ std::string extra(const std::string& name) {
     CASE(place, plugin, "loops-agree")                \
     CASE(place, plugin, "threads-share-a-plan")       \
     CASE(place, plugin, "loop-status-is-returned")    \
+    CASE(place, plugin, "score-rows")                 \
     CASE(place, plugin, "old-host")                   \
     CASE(place, plugin, "future-host")
 
@@ -73,7 +74,7 @@ TEST_CASE("conformance: the checks have distinct names and each states its rule"
         CHECK(ids.insert(check.id).second);
         CHECK(std::string(check.rule).size() > 10);
     }
-    CHECK(ids.size() == 18);
+    CHECK(ids.size() == 19);
     CHECK_FALSE(conformance::run_check("/nonexistent.so", "wrong-major").empty());
     CHECK_FALSE(conformance::run_check("/nonexistent.so", "no-such-check").empty());
 }
@@ -88,7 +89,8 @@ TEST_CASE("conformance: a plugin that breaks the rules is found out") {
           std::pair("execute-allocates-nothing", "blocks from the host"),
           std::pair("guards-stay-intact", "outside its outputs"), std::pair("loops-agree", "number of workers"),
           std::pair("required-block", "REQUIRED"), std::pair("loop-status-is-returned", "cancelled loop"),
-          std::pair("opens-twice", "same library")}) {
+          std::pair("score-rows", "outside their buffer"), std::pair("score-rows", "differ"),
+          std::pair("score-rows", "rows 0 and 0"), std::pair("opens-twice", "same library")}) {
         std::string text;
         for (const std::string& finding : conformance::run_check(example("sinner"), id)) text += finding + "\n";
         INFO(id << ": " << text);

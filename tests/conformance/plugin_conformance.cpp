@@ -291,6 +291,55 @@ void other_host(const std::string& path, Findings& findings, TestHost::Table kin
 void old_host(const std::string& path, Findings& findings) { other_host(path, findings, TestHost::Table::old); }
 void future_host(const std::string& path, Findings& findings) { other_host(path, findings, TestHost::Table::future); }
 
+// The rows [first, first + count) of whole scores, [heads of all items, rows, keys].
+Bytes window_of(const Bytes& whole, const std::vector<std::int64_t>& shape, std::int64_t first, std::int64_t count) {
+    const std::int64_t rows = shape[shape.size() - 2], row = shape.back() * static_cast<std::int64_t>(sizeof(float));
+    Bytes part;
+    for (std::int64_t head = 0; (head + 1) * rows * row <= static_cast<std::int64_t>(whole.size()); ++head)
+        part.insert(part.end(), whole.begin() + (head * rows + first) * row,
+                    whole.begin() + (head * rows + first + count) * row);
+    return part;
+}
+
+void score_rows(const std::string& path, Findings& findings) {
+    Opened plugin(path, findings);
+    if (plugin.lib == nullptr) return;
+    for (std::uint32_t index = 0; index < plugin.table->mechanism_count(plugin.lib); ++index) {
+        const Call call(plugin, index, findings, true);
+        if (!call.good() || call.scores_at() < 0 || call.functions->get_extension == nullptr) continue;
+        const auto* extension =
+            static_cast<const attend_scores_extension*>(call.functions->get_extension(plugin.lib, ATTEND_EXT_SCORES));
+        if (extension == nullptr) continue;
+        const auto report = [&](const std::string& text) { findings.push_back(call.name() + ": " + text); };
+        const std::vector<std::int64_t>& shape = call.scores_shape();
+        const std::int64_t rows = shape[shape.size() - 2];
+        const auto whole = call.execute(call.plan());
+        if (whole.status != ATTEND_OK) {
+            report(status_text(whole.status, ATTEND_OK) + ": " + whole.text);
+            continue;
+        }
+        const Bytes& all = whole.outputs[static_cast<std::size_t>(call.scores_at())];
+        bool intact = true, same = true;
+        for (const std::int64_t count : {std::int64_t{1}, std::min<std::int64_t>(7, rows), rows})
+            for (std::int64_t first = 0; first + count <= rows; ++first) {
+                const auto got = call.rows(extension->rows, first, count);
+                if (got.status != ATTEND_OK) report(status_text(got.status, ATTEND_OK) + ": " + got.text);
+                intact = intact && got.guards_intact;
+                same = same && got.outputs[0] == window_of(all, shape, first, count);
+                if (extension->logits != nullptr)
+                    intact = intact && call.rows(extension->logits, first, count).guards_intact;
+            }
+        if (!intact) report("rows of scores wrote outside their buffer");
+        if (!same) report("rows of scores differ from those of the whole call");
+        const std::pair<std::int64_t, std::int64_t> wrong[] = {
+            {-1, 1}, {0, 0}, {rows, 1}, {0, rows + 1}, {rows - 1, 2}};
+        for (const auto& [first, count] : wrong)
+            if (const auto got = call.rows(extension->rows, first, count); got.status != ATTEND_INVALID_ARGUMENT)
+                report("rows " + std::to_string(first) + " and " + std::to_string(count) + " of " +
+                       std::to_string(rows) + ": " + status_text(got.status, ATTEND_INVALID_ARGUMENT));
+    }
+}
+
 constexpr Check all_checks[] = {
     {"entry-is-pure", "the entry may be called twice, with any minor and a shorter hello", entry_is_pure},
     {"wrong-major", "the frozen prefix is right for a host of any major", wrong_major},
@@ -309,6 +358,7 @@ constexpr Check all_checks[] = {
     {"loops-agree", "same bits for any number of workers", loops_agree},
     {"threads-share-a-plan", "a plan runs on several threads at once", threads_share_a_plan},
     {"loop-status-is-returned", "the status of a loop is the status of the call", loop_status_is_returned},
+    {"score-rows", "rows of scores are those of the whole call, to the bit, and nothing else is written", score_rows},
     {"old-host", "a table cut to ABI 1.0 is enough", old_host},
     {"future-host", "a longer table with a higher minor changes nothing", future_host},
 };

@@ -24,8 +24,19 @@ static attend_status execute(const attend_plan *plan, const attend_exec *call, a
     for (uint64_t wait = 0; wait < 1000; ++wait) plan->host->now_ns(plan->host);
     if (call->workspace) output[0] += ((const unsigned char *)call->workspace)[0]; /* read before it is written */
     output[plan->floats] = 1.0f;                                                   /* one past the end */
+    const attend_tensor *scores = attend_find(&call->bindings, ATTEND_SCORES);
+    for (uint64_t at = 0; scores && at < scores->extent_bytes / 4; ++at) ((float *)scores->data)[at] = (float)at;
     return ATTEND_OK;
 }
+/* Whatever rows are asked for: the first ones, and one number too many. */
+static attend_status rows_of_scores(const attend_plan *plan, const attend_exec *call, int64_t first, int64_t count,
+                                    attend_error *error) {
+    const attend_tensor *scores = attend_find(&call->bindings, ATTEND_SCORES);
+    (void)plan, (void)first, (void)count, (void)error;
+    for (uint64_t at = 0; at <= scores->extent_bytes / 4; ++at) ((float *)scores->data)[at] = (float)at;
+    return ATTEND_OK;
+}
+static const attend_scores_extension scores_extension = { (uint32_t)sizeof(attend_scores_extension), 0u, rows_of_scores, NULL };
 static attend_status make_plan(attend_lib *lib, const attend_plan_desc *desc, attend_plan **out, attend_error *error) {
     void *forgotten = lib->host->alloc(lib->host, 64, 64);
     if (!forgotten) return attend_fail(error, ATTEND_INTERNAL, "the wrong status", NULL);
@@ -43,8 +54,8 @@ static attend_status plan_info(const attend_plan *plan, attend_plan_info *info) 
 }
 static void drop_plan(attend_plan *plan) { plan->host->release(plan->host, plan, sizeof *plan, 64); }
 static const void *get_extension(const attend_lib *lib, const char *id) {
-    const char *const known[] = {ATTEND_EXT_COST, ATTEND_EXT_TOLERANCE, ATTEND_EXT_GUIDE, ATTEND_EXT_PATTERN,
-                                 ATTEND_EXT_SCORES};
+    const char *const known[] = {ATTEND_EXT_COST, ATTEND_EXT_TOLERANCE, ATTEND_EXT_GUIDE, ATTEND_EXT_PATTERN};
+    if (attend_text_equal(id, ATTEND_EXT_SCORES)) return &scores_extension;
     for (unsigned at = 0; at < sizeof known / sizeof known[0]; ++at)
         if (attend_text_equal(id, known[at])) return NULL;
     return lib;
@@ -53,10 +64,11 @@ static const void *get_extension(const attend_lib *lib, const char *id) {
 static const attend_port ports[] = {
     ATTEND_PORT(ATTEND_Q, ATTEND_INPUT, "query", "B,Hq,Nq,D", ATTEND_F32, "queries"),
     ATTEND_PORT(ATTEND_OUT, ATTEND_OUTPUT, "output", "B,Hq,Nq,D", ATTEND_F32, "output"),
+    ATTEND_PORT(ATTEND_SCORES, ATTEND_OUTPUT | ATTEND_OPTIONAL, "scores", "B,Hq,Nq,Nq", ATTEND_F32, "weights"),
 };
 static const attend_mechanism mechanism = {
     .struct_size = sizeof mechanism, .revision = 1, .name = "sinner-attention", .category = "extra", .title = "Sinner",
-    .summary = "Breaks rules.", .dtypes = ATTEND_F32, .acc_dtypes = ATTEND_F32, .numerics = ATTEND_OWN_DEFINITION,
+    .summary = "Breaks rules.", .caps = ATTEND_CAP_SCORES_OUT, .dtypes = ATTEND_F32, .acc_dtypes = ATTEND_F32, .numerics = ATTEND_OWN_DEFINITION,
     .ports = ATTEND_TABLE(ports), .plan = make_plan, .plan_info = plan_info, .execute = execute, .plan_destroy = drop_plan,
     .get_extension = get_extension,
 };

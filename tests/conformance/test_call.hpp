@@ -93,7 +93,8 @@ private:
 // A complete description of one call of one mechanism, and its inputs.
 class Call {
 public:
-    Call(Opened& plugin, std::uint32_t index, Findings& findings) : plugin_(plugin) {
+    // With scores: also the weights, where the mechanism has them.
+    Call(Opened& plugin, std::uint32_t index, Findings& findings, bool scores = false) : plugin_(plugin) {
         auto record = std::make_shared<MechanismRecord>();
         functions = plugin.table->mechanism_at(plugin.lib, index);
         if (const auto failure = attend::audit_mechanism(functions, plugin.lib, *record)) {
@@ -103,15 +104,17 @@ public:
         record->plugin_id = plugin.table->id;
         record->lib = plugin.lib;
         std::string reasons;
+        attend::CallRequest request;
+        request.scores = scores && record->has(ATTEND_CAP_SCORES_OUT);
         for (const auto& candidate : candidates()) {
             inputs_ = candidate;
             if (record->has(ATTEND_CAP_GRAPH_INPUT)) inputs_.extra.emplace_back("edges", ring(inputs_.query));
-            const auto form = attend::choose_form(*record, &inputs_, {});
+            const auto form = attend::choose_form(*record, &inputs_, request);
             if (!form) {
                 reasons += "; " + form.error().message;
                 continue;
             }
-            auto built = attend::build_call(record, inputs_, {}, *form, TestHost::workers);
+            auto built = attend::build_call(record, inputs_, request, *form, TestHost::workers);
             if (built) {
                 plan_ = std::move(*built);
                 break;
@@ -213,6 +216,61 @@ public:
                                    intact(buffer.data() + buffer.size() - guard_bytes, buffer.data() + buffer.size());
             result.outputs.emplace_back(buffer.begin() + guard_bytes, buffer.end() - guard_bytes);
         }
+        return result;
+    }
+
+    // Of the scores among the outputs; -1: none.
+    [[nodiscard]] std::ptrdiff_t scores_at() const {
+        const auto at = std::find_if(plan_->outputs.begin(), plan_->outputs.end(),
+                                     [](const auto& bound) { return bound.port->role == ATTEND_SCORES; });
+        return at == plan_->outputs.end() ? -1 : at - plan_->outputs.begin();
+    }
+    [[nodiscard]] const std::vector<std::int64_t>& scores_shape() const {
+        return plan_->outputs[static_cast<std::size_t>(scores_at())].shape;
+    }
+    // Rows of the scores through a function of attend.scores/1, in a buffer of their own; only inputs are bound beside.
+    Result rows(decltype(attend_scores_extension::rows) function, std::int64_t first, std::int64_t count) const {
+        Result result;
+        std::vector<std::byte> room(workspace_bytes() + plan_->workspace_align);
+        const auto address = reinterpret_cast<std::uintptr_t>(room.data());
+        const std::size_t inputs = plan_->inputs.size();
+        std::vector<attend_tensor> tensors(inputs + 1);
+        std::vector<attend_binding> bindings(inputs + 1);
+        for (std::size_t at = 0; at < inputs; ++at) {
+            tensors[at] = plan_->tensors[at].tensor;
+            tensors[at].data = source(plan_->inputs[at])->data;
+            bindings[at] = {sizeof(attend_binding), plan_->inputs[at].port->role, plan_->inputs[at].port->name.c_str(),
+                            &tensors[at]};
+        }
+        std::vector<std::int64_t> shape = scores_shape();
+        shape[shape.size() - 2] = count;
+        const std::vector<std::int64_t> strides = attend::compact_strides(shape);
+        attend::CallTensor scores;
+        scores.describe(shape, strides, attend::DType::f32, nullptr);
+        Bytes buffer(scores.tensor.extent_bytes + 2 * guard_bytes, guard);
+        tensors[inputs] = scores.tensor;
+        tensors[inputs].data = buffer.data() + guard_bytes;
+        bindings[inputs] = {sizeof(attend_binding), ATTEND_SCORES, "scores", &tensors[inputs]};
+        attend_call call;
+        call.max_workers = TestHost::workers;
+        attend_exec exec{};
+        exec.struct_size = sizeof exec;
+        exec.bindings = {bindings.data(), static_cast<std::uint32_t>(bindings.size()), sizeof(attend_binding)};
+        exec.workspace =
+            workspace_bytes() > 0
+                ? room.data() + (plan_->workspace_align - address % plan_->workspace_align) % plan_->workspace_align
+                : nullptr;
+        exec.workspace_bytes = workspace_bytes();
+        exec.seed = plan_->seed;
+        exec.rng_offset = plan_->rng_offset;
+        exec.call = &call;
+        ErrorText text;
+        result.status = function(plan(), &exec, first, count, &text.error);
+        result.text = text.text.data();
+        for (const std::byte* edge : {buffer.data(), buffer.data() + buffer.size() - guard_bytes})
+            result.guards_intact =
+                result.guards_intact && std::all_of(edge, edge + guard_bytes, [](std::byte b) { return b == guard; });
+        result.outputs.emplace_back(buffer.begin() + guard_bytes, buffer.end() - guard_bytes);
         return result;
     }
 
