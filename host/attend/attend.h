@@ -204,7 +204,33 @@ ATTEND_API const char *attend_result_record(const attend_result *result);
 /* NULL is accepted. */
 ATTEND_API void attend_result_free(attend_result *result);
 
-/* ---- 5. Questions: JSON texts as `attend ... --json` prints them -------------------------------------- */
+/* ---- 5. Candidates by attention ----------------------------------------------------------------------- */
+
+#define ATTEND_RERANK_NORMALIZE (1u << 0)    /* rows of length 1 in each head, or */
+#define ATTEND_RERANK_NO_NORMALIZE (1u << 1) /* as they are; neither: normalised for memory-attention */
+
+typedef struct attend_rerank_request {
+    uint32_t struct_size, flags;
+    const char *mechanism;              /* NULL: memory-attention */
+    const attend_named_tensor *tensors; /* query [D] or [Nq,D], candidates [n,D], weight.<name> */
+    uint64_t num_tensors;
+    const char *options_json; /* of the mechanism; NULL: none */
+    int64_t heads;            /* 0: one */
+    uint64_t top_k;           /* how many are wanted; 0: all. Scores are over all candidates either way. */
+    double scale;             /* 0: the mechanism's */
+} attend_rerank_request;
+
+/* Does not grow. Its place in the array is its rank. */
+typedef struct attend_ranked {
+    int64_t index;
+    double score, logit; /* dropped by the mechanism: 0, minus infinity */
+} attend_ranked;
+
+/* Writes the best `capacity` candidates (ranked may be NULL for 0) and how many there are in all; count may be NULL. */
+ATTEND_API attend_code attend_rerank(attend_service *service, const attend_rerank_request *request, attend_ranked *ranked,
+                                     uint64_t capacity, uint64_t *count, attend_error_text *error);
+
+/* ---- 6. Questions: JSON texts as `attend ... --json` prints them -------------------------------------- */
 
 /* facts_json: variables of the rules by name, {"seqLen": 16384, "causal": true}; seqLen must be there. */
 ATTEND_API attend_code attend_recommend(attend_service *service, const char *facts_json, char **json,

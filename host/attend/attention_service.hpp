@@ -29,7 +29,10 @@ namespace attend {
 class CallPlan;
 class AsyncCall;
 struct MechanismRecord;
+class CostTable;  // attend/cost_table.hpp
 class RegistrySnapshot;
+struct RerankOptions;  // attend/rerank.hpp
+struct Reranking;
 struct PluginReport;
 struct SearchedDir;
 struct CpuFacts;
@@ -97,17 +100,26 @@ struct ForwardResult {
     [[nodiscard]] Json options() const;  // in force, by name
 };
 
+// A variable of the request and the value that would let a rejected mechanism pass its checks; "infinity" for no limit.
+// Several are meant together.
+struct Change {
+    std::string variable;  // of the rules
+    Json value;
+};
+
 struct Candidate {
     std::string mechanism;
     NamedValues options;
-    std::string rule;  // "0", "1", ... the rule's index; "threshold", "default" or "candidate"
+    std::string rule;  // "0", "1", ... the rule's index; "threshold", "task", "default" or "candidate"
     std::string rule_text;
     std::string exactness;
     std::optional<double> error_bound;  // absent: unbounded
     std::optional<double> est_flops, est_bytes, est_time_ms;
+    std::optional<double> est_workspace;  // bytes beside inputs and outputs
     bool supported{false};
     std::vector<std::string> reasons;
-    std::string check;  // of a rejected one: the check that failed
+    std::string check;          // of a rejected one: the check that failed
+    std::vector<Change> admit;  // of a rejected one: what would let it pass; empty: nothing of the request
 };
 
 struct TraceStep {
@@ -230,6 +242,19 @@ public:
     // What forward would choose for a request described by rule variables, with every check. Pure function of its
     // arguments and the configuration.
     Result<Recommendation> recommend(const RequestFacts& facts);
+
+    // The same for a kind of task, whose mechanism comes first where it passes the checks: code-analysis, memory-retrieval,
+    // long-context, swarm-coordination, and flash-attention-v2 for all others. Facts without a length: 1024 tokens.
+    Result<Recommendation> recommend_for_task(const std::string& task, const RequestFacts& facts = {});
+    // Every candidate for a call as its tensors and options describe it, the first one that which `auto` picks.
+    Result<Recommendation> explain(const ForwardInputs& inputs, const ForwardOptions& options);
+    // What this machine takes, for predicted times of later answers; null: none. From attend/cost_table.hpp.
+    void use_costs(std::shared_ptr<const CostTable> costs);
+
+    // Candidates [n,D] (or vectors of one length) by the attention that the query [D] or [Nq,D] pays them: attend/rerank.hpp.
+    Result<Reranking> rerank(const Tensor& query, const Tensor& candidates, const RerankOptions& options);
+    Result<Reranking> rerank(const std::vector<float>& query, const std::vector<std::vector<float>>& candidates,
+                             const RerankOptions& options);
 
     // The keys that a mechanism chooses by position (extension attend.pattern/1): ranges of the same rows are disjoint and
     // ascend; one row at a time they are the exact set, causal included, masks and lengths aside. The visitor must not throw.

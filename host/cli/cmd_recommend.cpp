@@ -2,6 +2,7 @@
 // attend recommend: what the selector would pick for a request described by flags, and why not something else.
 #include "attend/config/rules.hpp"
 #include "command.hpp"
+#include "cost_file.hpp"
 #include "errors.hpp"
 #include "recommend_request.hpp"
 #include "service/documents.hpp"
@@ -16,6 +17,7 @@ std::string predicted(const Candidate& candidate) {
     if (candidate.est_time_ms) parts.push_back(number_text(*candidate.est_time_ms) + " ms");
     if (candidate.est_flops) parts.push_back(number_text(*candidate.est_flops) + " flops");
     if (candidate.est_bytes) parts.push_back(bytes_text(*candidate.est_bytes));
+    if (candidate.est_workspace) parts.push_back("workspace " + bytes_text(*candidate.est_workspace));
     return parts.empty() ? "no prediction" : join(parts);
 }
 
@@ -53,9 +55,13 @@ std::string recommendation_text(const Recommendation& result, const Config& conf
         text += "\n" + bold("Next best") + "\n" + others.text("  ");
     }
     if (!result.rejected.empty()) {
-        Table rejected({"mechanism", "check", "reason"});
-        for (const Candidate& candidate : result.rejected)
-            rejected.add({candidate.mechanism, candidate.check, join(candidate.reasons, "; ")});
+        Table rejected({"mechanism", "check", "reason", "numerics", "predicted", "would pass"});
+        for (const Candidate& candidate : result.rejected) {
+            std::vector<std::string> changes;
+            for (const Change& change : candidate.admit) changes.push_back(change_text(change));
+            rejected.add({candidate.mechanism, candidate.check, one_line(join(candidate.reasons, "; ")),
+                          candidate.exactness, predicted(candidate), changes.empty() ? "-" : join(changes)});
+        }
         text += "\n" + bold("Rejected") + "\n" + rejected.text("  ");
     }
     Table changes({});
@@ -78,7 +84,9 @@ Result<Outcome> run(const RequestFlags& request, const GlobalFlags& flags) {
     if (!facts) return facts.error();
     Result<Session> session = open_session(flags, Refusals::stop, Rules::used);
     if (!session) return session.error();
-    Result<Recommendation> result = session->service->recommend(*facts);
+    use_cost_table(*session, flags.quiet);
+    Result<Recommendation> result = request.task ? session->service->recommend_for_task(*request.task, *facts)
+                                                 : session->service->recommend(*facts);
     if (!result) return result.error();
     return Outcome{result->selected ? exit_done : exit_found_problem,
                    flags.json ? json_text(recommendation_json(*result))

@@ -131,7 +131,9 @@ Result<Outcome> run(int argc, char** argv) {
     add_benchmark(commands);
     add_heatmap(commands);
     add_recommend(commands);
+    add_rerank(commands);
     add_status(commands);
+    add_tune(commands);
     add_plugins(commands);
     add_config(commands);
     add_completion(commands);

@@ -22,6 +22,10 @@ void declare_flags(const Command& command, RequestFlags& request) {
         .type_name("E");
     command.add_option("--memory-budget", request.memory_budget, "Bytes that the call may use (memoryBudget)")
         .type_name("BYTES");
+    command
+        .add_option("--task", request.task,
+                    "A kind of task: code-analysis, memory-retrieval, long-context, swarm-coordination, or any other")
+        .type_name("NAME");
     command.add_option("--var", request.variables, "Any variable of the rules, repeatable")
         .type_name("NAME=VALUE")
         .allow_extra_args(false);
@@ -72,6 +76,7 @@ Result<RequestFacts> facts_of(const RequestFlags& request) {
         if (auto done = supply("--var", name, rule_value_from_text(name, text.substr(equals + 1))); !done)
             return done.error();
     }
+    if (request.task) return facts;  // a task may do without a length
     const RuleVariableInfo* length = find_rule_variable("seqLen");
     if (std::none_of(facts.begin(), facts.end(),
                      [&](const auto& fact) { return find_rule_variable(fact.first) == length; }))

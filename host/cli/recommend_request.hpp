@@ -12,7 +12,7 @@
 namespace attend::cli {
 
 struct RequestFlags {
-    std::optional<std::string> sequence_length, sequence_length_k, batch, heads, dim, max_error, memory_budget;
+    std::optional<std::string> sequence_length, sequence_length_k, batch, heads, dim, max_error, memory_budget, task;
     bool causal{false}, hierarchical{false}, graph{false}, moe{false};
     std::vector<std::string> variables;
 };

@@ -51,14 +51,6 @@ std::string older_backend(const std::string& word) {
     return word;
 }
 
-// $XDG_<kind>, else the folder below the home folder that stands for it.
-fs::path base_folder(const char* xdg, const char* below_home) {
-    if (const auto folder = trusted_environment(xdg); folder && fs::path(*folder).is_absolute()) return *folder;
-    const auto home = trusted_environment("HOME");
-    if (!home || !fs::path(*home).is_absolute()) return {};
-    return fs::path(*home) / below_home;
-}
-
 Result<void> choose_config(const GlobalFlags& flags, const std::optional<std::string>& file, Settings& settings) {
     if (file) {
         settings.config_file = file;
@@ -71,7 +63,7 @@ Result<void> choose_config(const GlobalFlags& flags, const std::optional<std::st
         settings.config_origin = "environment ATTEND_CONFIG";
     } else {
         std::error_code status;
-        const fs::path folder = base_folder("XDG_CONFIG_HOME", ".config");
+        const fs::path folder = user_folder("XDG_CONFIG_HOME", ".config");
         if (!folder.empty() && fs::is_regular_file(folder / "attend" / "attend.json", status)) {
             settings.config_file = (folder / "attend" / "attend.json").string();
             settings.config_origin = "per-user file";
@@ -132,6 +124,13 @@ bool asked_for(const std::string& origin) {
 
 }  // namespace
 
+fs::path user_folder(const char* xdg, const char* below_home) {
+    if (const auto folder = trusted_environment(xdg); folder && fs::path(*folder).is_absolute()) return *folder;
+    const auto home = trusted_environment("HOME");
+    if (!home || !fs::path(*home).is_absolute()) return {};
+    return fs::path(*home) / below_home;
+}
+
 Result<Settings> load_settings(const GlobalFlags& flags, const std::optional<std::string>& file) {
     Settings settings;
     if (auto done = choose_config(flags, file, settings); !done) return done.error();
@@ -140,7 +139,7 @@ Result<Settings> load_settings(const GlobalFlags& flags, const std::optional<std
     for (const std::string& plugin : flags.plugins) service.plugin_files.emplace_back(plugin);
     for (const std::string& dir : flags.plugin_dirs) service.plugin_dirs.emplace_back(dir);
     service.plugin_path = trusted_environment("ATTEND_PLUGIN_PATH").value_or("");
-    const fs::path data = base_folder("XDG_DATA_HOME", ".local/share");
+    const fs::path data = user_folder("XDG_DATA_HOME", ".local/share");
     if (!data.empty()) service.user_plugin_dir = data / "attend" / "plugins" / "abi-1";
     return settings;
 }

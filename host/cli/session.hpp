@@ -29,6 +29,10 @@ struct Settings {
 [[nodiscard]] Result<Settings> load_settings(const GlobalFlags& flags,
                                              const std::optional<std::string>& file = std::nullopt);
 
+// The folder that an XDG variable names, else the one below the home folder that stands for it; empty without either. Not where
+// the process runs with more rights than its user.
+[[nodiscard]] std::filesystem::path user_folder(const char* xdg, const char* below_home);
+
 enum class Refusals { stop, report };  // what a refused --plugin FILE means
 enum class Rules { used, unused };
 

@@ -97,9 +97,14 @@ const PortRecord* MechanismRecord::find_port(std::string_view port) const {
 }
 
 MechanismPtr RegistrySnapshot::find(std::string_view name) const {
+    // Calls look mechanisms up: nothing is put together here.
+    const auto is_qualified = [name](const MechanismRecord& mechanism) {
+        const std::size_t id = mechanism.plugin_id.size();
+        return name.size() == id + 1 + mechanism.name.size() && name[id] == '/' &&
+               name.starts_with(mechanism.plugin_id) && name.ends_with(mechanism.name);
+    };
     for (const MechanismPtr& mechanism : mechanisms_)
-        if ((mechanism->shadowed_by.empty() && mechanism->name == name) || mechanism->qualified_name() == name)
-            return mechanism;
+        if ((mechanism->shadowed_by.empty() && mechanism->name == name) || is_qualified(*mechanism)) return mechanism;
     return nullptr;
 }
 

@@ -64,7 +64,9 @@ Result<PortScope> scope_of(const CallSpec& spec, const MechanismRecord& mechanis
     return scope;
 }
 
-// An input that the mechanism asks for by name: small normal numbers, or zeros where it is of integers.
+}  // namespace
+
+// Inputs that the mechanism asks for by name: small normal numbers, or zeros where they are of integers.
 Result<void> add_required(const CallSpec& spec, const MechanismRecord& mechanism, std::uint64_t seed,
                           ForwardInputs& inputs) {
     Result<std::vector<OptionValue>> values = complete_options(mechanism.name, mechanism.options, spec.all_options());
@@ -93,6 +95,8 @@ Result<void> add_required(const CallSpec& spec, const MechanismRecord& mechanism
     }
     return {};
 }
+
+namespace {
 
 const Tensor* source_of(const ForwardInputs& inputs, const BoundInput& bound) {
     const auto given = [](const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; };

@@ -35,6 +35,9 @@ struct CallSpec {
 // the spec, and every further input that the mechanism requires.
 [[nodiscard]] Result<ForwardInputs> make_inputs(const CallSpec& spec, const MechanismRecord& mechanism,
                                                 std::uint64_t seed);
+// What the mechanism requires beside query, key and value.
+[[nodiscard]] Result<void> add_required(const CallSpec& spec, const MechanismRecord& mechanism, std::uint64_t seed,
+                                        ForwardInputs& inputs);
 // The same call with its keys and values as the spec keeps them: in pages in random order, as codes.
 [[nodiscard]] Result<ForwardInputs> in_cache(const CallSpec& spec, const ForwardInputs& inputs, std::uint64_t seed);
 [[nodiscard]] ForwardOptions forward_options(const CallSpec& spec);

@@ -4,6 +4,7 @@
 
 #include "attend/config/names.hpp"
 #include "attend/registry/mechanism_registry.hpp"
+#include "attend/rerank.hpp"
 #include "c_api/handles.hpp"
 #include "c_api/tensors.hpp"
 #include "service/documents.hpp"
@@ -145,6 +146,44 @@ Result<void> forward_batch(AttentionService& service, const attend_forward_reque
     return {};
 }
 
+Result<Reranking> rerank(AttentionService& service, const attend_rerank_request& request, NamedTensors tensors) {
+    constexpr std::uint32_t both = ATTEND_RERANK_NORMALIZE | ATTEND_RERANK_NO_NORMALIZE;
+    if ((request.flags & ~both) != 0 || request.flags == both)
+        return Error{ErrorCode::unsupported,
+                     "request: flags are " + std::to_string(request.flags) +
+                         "; accepted: ATTEND_RERANK_NORMALIZE or ATTEND_RERANK_NO_NORMALIZE",
+                     ""};
+    RerankOptions options;
+    if (request.mechanism != nullptr) options.mechanism = request.mechanism;
+    if (request.heads != 0) options.heads = request.heads;
+    options.top_k = static_cast<std::int64_t>(std::min<std::uint64_t>(request.top_k, INT64_MAX));
+    if (request.scale != 0) options.scale = request.scale;
+    if (request.flags != 0)
+        options.normalize =
+            request.flags == ATTEND_RERANK_NORMALIZE ? RerankOptions::Normalize::on : RerankOptions::Normalize::off;
+    Result<NamedValues> values = options_of(request.options_json);
+    if (!values) return values.error();
+    options.options = std::move(*values);
+    std::optional<Tensor> query, candidates;
+    for (auto& [name, tensor] : tensors) {
+        const std::string_view text = name;
+        if (text.starts_with("weight.") && text.size() > 7) {
+            options.weights.emplace_back(text.substr(7), std::move(tensor));
+            continue;
+        }
+        std::optional<Tensor>* to = text == "query" ? &query : text == "candidates" ? &candidates : nullptr;
+        if (to == nullptr || *to)
+            return wrong_argument(
+                "tensors: " + std::string(to == nullptr ? "unknown tensor \"" : "a second tensor \"") + name +
+                "\"; accepted: query, candidates, weight.<name>");
+        *to = std::move(tensor);
+    }
+    if (!query || !candidates)
+        return wrong_argument(std::string("tensors: \"") + (query ? "candidates" : "query") +
+                              "\" is missing; accepted: query, candidates, weight.<name>");
+    return service.rerank(*query, *candidates, options);
+}
+
 Result<const Tensor*> find(const attend_result* result, const char* name) {
     if (result == nullptr) return wrong_argument("result: is NULL; accepted: what attend_forward gave");
     if (name == nullptr) return wrong_argument("name: is NULL; accepted: the name of a tensor");
@@ -217,6 +256,31 @@ extern "C" void attend_cancel_clear(attend_cancel* cancel) {
 }
 
 extern "C" void attend_cancel_free(attend_cancel* cancel) { delete cancel; }
+
+extern "C" attend_code attend_rerank(attend_service* service, const attend_rerank_request* request,
+                                     attend_ranked* ranked, uint64_t capacity, uint64_t* count,
+                                     attend_error_text* error) {
+    if (count != nullptr) *count = 0;
+    return c_api::guarded(error, [&]() -> Result<void> {
+        const Result<attend_rerank_request> read = c_api::read_struct(request, "request");
+        if (!read) return read.error();
+        c_api::GivenTensors given;
+        Result<NamedTensors> tensors = c_api::read_tensors(read->tensors, read->num_tensors, given);
+        if (!tensors) return tensors.error();
+        if (ranked == nullptr && capacity != 0)
+            return c_api::wrong_argument("ranked: is NULL; accepted: room for " + std::to_string(capacity) +
+                                         " candidates");
+        const Result<AttentionService*> own = c_api::service_of(service);
+        if (!own) return own.error();
+        const Result<Reranking> done = c_api::rerank(**own, *read, std::move(*tensors));
+        if (!done) return done.error();
+        const std::uint64_t fit = std::min<std::uint64_t>(capacity, done->results.size());
+        for (std::uint64_t at = 0; at < fit; ++at)
+            ranked[at] = {done->results[at].index, done->results[at].score, done->results[at].logit};
+        if (count != nullptr) *count = done->results.size();
+        return {};
+    });
+}
 
 extern "C" uint64_t attend_result_count(const attend_result* result) {
     return result == nullptr ? 0 : result->tensors.size();

@@ -108,7 +108,7 @@ Result<std::unique_ptr<AttentionService>> AttentionService::open(ServiceSettings
     for (auto& records : loaded)
         if (auto done = state->registry.add(std::move(records), providers); !done) return done.error();
     state->settings = std::move(settings);
-    state->current.config = std::make_shared<const Config>(state->settings.config);
+    state->current = {std::make_shared<const Config>(state->settings.config), 0, std::make_shared<PassedChecks>()};
     state->results.limit(state->settings.config.cache);
 #if defined(NDEBUG)
     state->handles.set_checked(state->settings.check_handles.value_or(false));
@@ -170,8 +170,8 @@ Result<RuleVariables> AttentionService::State::variables_of(const Config& config
     return RuleVariables::make(facts, rule_defaults);
 }
 
-Result<Selection> AttentionService::State::choose(const Config& config, const ForwardInputs& inputs,
-                                                  const ForwardOptions& options) const {
+Result<Selection> AttentionService::State::choose(const Config& config, PassedChecks& passed,
+                                                  const ForwardInputs& inputs, const ForwardOptions& options) const {
     const auto snapshot = registry.snapshot();
     if (options.mechanism != "auto") {
         Result<MechanismPtr> found = snapshot->get(options.mechanism, "");
@@ -184,7 +184,7 @@ Result<Selection> AttentionService::State::choose(const Config& config, const Fo
     }
     Result<RuleVariables> variables = variables_of(config, inputs, options);
     if (!variables) return variables.error();
-    const MechanismSelector selector(snapshot, config, machine->pool->workers());
+    const MechanismSelector selector(snapshot, config, machine->pool->workers(), &passed);
     Result<Selection> selection = selector.select(*variables, options.options, edges_of(inputs) != nullptr);
     if (!selection) return selection.error();
     if (!selection->mechanism) {
@@ -277,21 +277,6 @@ Result<std::int64_t> AttentionService::param_count(const ForwardInputs& like, co
 }
 
 Json ForwardResult::options() const { return plan ? options_in_force(*plan->mechanism, plan->values) : Json::object(); }
-
-Result<Recommendation> AttentionService::recommend(const RequestFacts& facts) {
-    const std::shared_ptr<const Config> config = state_->now().config;
-    RequestFacts all = facts;
-    const bool has_budget = std::any_of(all.begin(), all.end(), [](const auto& fact) {
-        const auto* info = find_rule_variable(fact.first);
-        return info != nullptr && info->id == RuleVariable::memory_budget;
-    });
-    if (!has_budget && config->service.memory_budget)
-        all.emplace("memoryBudget", static_cast<double>(*config->service.memory_budget));
-    Result<RuleVariables> variables = RuleVariables::make(all, state_->defaults(*config));
-    if (!variables) return variables.error();
-    return MechanismSelector(state_->registry.snapshot(), *config, state_->machine->pool->workers())
-        .recommend(*variables);
-}
 
 Result<void> AttentionService::visit_pattern(const std::string& mechanism, const CallSizes& sizes,
                                              const NamedValues& options, const PatternRows& rows,

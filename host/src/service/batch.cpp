@@ -28,6 +28,7 @@ Result<std::vector<ForwardResult>> AttentionService::State::forward_batch(const 
     for (ForwardCall& call : calls) {
         call.config = now.config;
         call.epoch = now.epoch;
+        call.passed = now.passed;
     }
     for (std::size_t at = 0; at < inputs.size(); ++at)
         if (auto fits = prepare(calls[at], inputs[at], options); !fits) {

@@ -3,8 +3,11 @@
 
 #include <array>
 #include <cctype>
+#include <cmath>
 #include <string_view>
 
+#include "attend/config/names.hpp"
+#include "attend/rerank.hpp"
 #include "loading/plugin_loader.hpp"
 #include "service/call_plan.hpp"
 
@@ -29,7 +32,12 @@ Json candidate_json(const Candidate& candidate, bool rejected) {
     if (candidate.est_bytes) json.set("est_bytes", *candidate.est_bytes);
     if (candidate.est_time_ms) json.set("est_time_ms", *candidate.est_time_ms);
     json.set("supported", candidate.supported).set("reasons", json_list(candidate.reasons));
-    if (rejected) json.set("check", candidate.check);
+    if (!rejected) return json;
+    if (candidate.est_workspace) json.set("est_workspace", *candidate.est_workspace);
+    Json admit = Json::array();
+    for (const Change& change : candidate.admit)
+        admit.push(Json::object().set("variable", change.variable).set("value", change.value));
+    json.set("check", candidate.check).set("admit", std::move(admit));
     return json;
 }
 
@@ -40,6 +48,25 @@ Json shape_json(const Tensor& tensor) {
 }
 
 }  // namespace
+
+std::string change_text(const Change& change) {
+    const Json& value = change.value;
+    const std::string& name = change.variable;
+    if (name == "memoryBudget") return "a memory budget of at least " + shown_value(value) + " bytes";
+    if (name == "maxError") return "a maximum error of at least " + shown_value(value);
+    if (name == "graph") return "with a graph";
+    if (name == "windowSize") return "without a window";
+    if (value.is_bool() && !value.as_bool()) {
+        if (name == "hasMask") return "without a mask";
+        if (name == "hasBias") return "without a bias";
+        if (name == "hasDropout") return "without dropout";
+        if (name == "needLse") return "without LSE";
+        if (name == "needScores") return "without scores";
+        return "not " + name;
+    }
+    if (value.is_bool()) return name;
+    return name + " = " + shown_value(value);
+}
 
 Json json_list(const std::vector<std::string>& words) {
     Json list = Json::array();
@@ -156,6 +183,21 @@ Json recommendation_json(const Recommendation& result) {
         .set("recommendations", std::move(recommendations))
         .set("rejected", std::move(rejected))
         .set("trace", std::move(trace));
+}
+
+Json reranking_json(const Reranking& ranking, bool ids) {
+    Json results = Json::array();
+    for (const RankedCandidate& candidate : ranking.results) {
+        Json json = Json::object().set("index", candidate.index);
+        if (ids) json.set("id", candidate.id);
+        json.set("score", candidate.score)
+            .set("logit", std::isfinite(candidate.logit) ? Json(candidate.logit) : Json())
+            .set("rank", candidate.rank);
+        results.push(std::move(json));
+    }
+    Json json = Json::object().set("mechanism", ranking.mechanism).set("results", std::move(results));
+    if (!ranking.warnings.empty()) json.set("warnings", json_list(ranking.warnings));
+    return json;
 }
 
 Json plugin_json(const PluginReport& report) {

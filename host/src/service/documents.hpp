@@ -29,7 +29,12 @@ struct PluginReport;
 [[nodiscard]] Json list_json(const MechanismRecord& mechanism);
 [[nodiscard]] Json describe_json(const MechanismRecord& mechanism);
 [[nodiscard]] Json recommendation_json(const Recommendation& result);
+// "without a mask", "a memory budget of at least 12345678 bytes", "kvHeads = 8": what would admit a rejected candidate.
+[[nodiscard]] std::string change_text(const Change& change);
 [[nodiscard]] Json plugin_json(const PluginReport& report);
+
+// {mechanism, results: [{index, id, score, logit, rank}]}; id only where there are ids, the logit of what is dropped is null.
+[[nodiscard]] Json reranking_json(const Reranking& ranking, bool ids);
 
 // What ran, why, with which options, and how long; the shapes of its tensors by name.
 [[nodiscard]] Json record_json(const ForwardResult& result);

@@ -99,6 +99,7 @@ Result<void> AttentionService::State::prepare(ForwardCall& call, const ForwardIn
         Now now = this->now();
         call.config = std::move(now.config);
         call.epoch = now.epoch;
+        call.passed = std::move(now.passed);
     }
     call.given = &given;
     call.options = &options;
@@ -129,7 +130,7 @@ Result<void> AttentionService::State::prepare(ForwardCall& call, const ForwardIn
     }
     const bool automatic = options.mechanism == "auto";
     const Clock::time_point begin = automatic ? Clock::now() : Clock::time_point{};
-    Result<Selection> selection = choose(*call.config, inputs, options);
+    Result<Selection> selection = choose(*call.config, *call.passed, inputs, options);
     if (!selection) return selection.error();
     if (automatic) metrics.record_selection(ms_since(begin) * 1e3, selection->refusals.size());
     CallRequest request{selection->options,

@@ -12,9 +12,12 @@
 
 namespace attend {
 
+class PassedChecks;
+
 struct ForwardCall {
     std::shared_ptr<const Config> config;  // with its epoch; absent: preparing takes the one in force
     std::uint64_t epoch{};
+    std::shared_ptr<PassedChecks> passed;
     const ForwardInputs* given{};            // the caller's; lives as long as the call
     const ForwardOptions* options{};         // likewise
     std::optional<ForwardInputs> complete;   // with kept weights and registered tensors, where there are any

@@ -64,7 +64,7 @@ Result<void> AttentionService::reconfigure(const Config& config) {
     {
         const std::scoped_lock lock(state_->now_mutex);
         before = state_->current;
-        state_->current = {next, before.epoch + 1};
+        state_->current = {next, before.epoch + 1, std::make_shared<PassedChecks>()};
     }
     state_->plans.clear();
     state_->results.limit(next->cache);

@@ -10,20 +10,9 @@
 
 #include "attend/attention_service.hpp"
 #include "attend/registry/mechanism_registry.hpp"
-#include "service/call_plan.hpp"
+#include "service/candidate_checks.hpp"
 
 namespace attend {
-
-// What a request needs of a mechanism. Derived from rule variables, so that a described request (recommend) and a real
-// one (forward) with the same variables get the same answer.
-struct RequestNeeds {
-    SizeRequest sizes;
-    bool causal{}, mask{}, bias{}, window{}, dropout{}, lse{}, scores{}, graph{};
-    std::int64_t window_size{};
-    double memory_budget{}, max_error{};
-    std::string precision{"fp32"};
-};
-[[nodiscard]] RequestNeeds needs_of(const RuleVariables& variables);
 
 struct Selection {
     MechanismPtr mechanism;  // null: nothing passed
@@ -36,29 +25,45 @@ struct Selection {
 
 class MechanismSelector {
 public:
-    MechanismSelector(std::shared_ptr<const RegistrySnapshot> registry, const Config& config, std::uint32_t max_workers)
-        : registry_(std::move(registry)), config_(config), max_workers_(max_workers) {}
+    // passed: what passed the checks before, or null.
+    MechanismSelector(std::shared_ptr<const RegistrySnapshot> registry, const Config& config, std::uint32_t max_workers,
+                      PassedChecks* passed = nullptr, const CostTable* costs = nullptr)
+        : registry_(std::move(registry)), config_(config), max_workers_(max_workers), passed_(passed), costs_(costs) {}
 
     // Error: only an evaluation error under strict_rules (ErrorCode::rule). graph: whether the call supplies one,
     // whatever the variables say.
     [[nodiscard]] Result<Selection> select(const RuleVariables& variables, const NamedValues& call_options,
                                            std::optional<bool> graph = std::nullopt) const;
-    [[nodiscard]] Result<Recommendation> recommend(const RuleVariables& variables) const;
+    // The mechanism alone, null if nothing passes: no trace, no reasons, no allocation where the checks passed before.
+    [[nodiscard]] Result<MechanismPtr> pick(const RuleVariables& variables) const;
+    [[nodiscard]] Result<Recommendation> recommend(const RuleVariables& variables, const NamedValues& call_options = {},
+                                                   std::optional<bool> graph = std::nullopt,
+                                                   const std::string& task = "") const;
 
 private:
-    struct Verdict {
-        std::string check, reason;  // empty: passes
-        std::optional<Estimate> estimate;
+    struct Choice {
+        MechanismPtr mechanism;
+        std::ptrdiff_t rule{-1};  // -1: by the threshold
     };
-    [[nodiscard]] Verdict check(const MechanismRecord& mechanism, const MechanismPtr& pointer,
-                                const RequestNeeds& needs, const NamedValues& options) const;
-    [[nodiscard]] Candidate describe(const MechanismPtr& mechanism, const Verdict& verdict, const NamedValues& options,
-                                     std::string rule, std::string text) const;
+    template <class Recorder>
+    Result<Choice> choose(const RuleVariables& variables, const RequestNeeds& needs, const NamedValues& call_options,
+                          Recorder& recorder) const;
+    [[nodiscard]] Verdict check(const MechanismPtr& mechanism, const RequestNeeds& needs,
+                                const NamedValues& options) const {
+        return check_candidate(mechanism, needs, options, max_workers_);
+    }
+    [[nodiscard]] Candidate describe(const MechanismPtr& mechanism, const RequestNeeds& needs, const Verdict& verdict,
+                                     const NamedValues& options, std::string rule, std::string text) const;
 
     std::shared_ptr<const RegistrySnapshot> registry_;
     const Config& config_;
     std::uint32_t max_workers_;
+    PassedChecks* passed_;
+    const CostTable* costs_;
 };
+
+// The mechanism that serves a kind of task best; flash-attention-v2 for kinds without one.
+[[nodiscard]] const char* mechanism_of_task(std::string_view task);
 
 // Checks that the mechanism of a rule of this configuration exists and takes the rule's options; every problem found. The
 // shipped configuration may name mechanisms that are not loaded: such rules are skipped when they hold, and say so.

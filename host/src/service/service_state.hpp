@@ -52,6 +52,8 @@ struct AttentionService::State {
     ResultCache results{handles};
     HashRate hash_rate;
     Metrics metrics;
+    mutable std::mutex costs_mutex;
+    std::shared_ptr<const CostTable> costs;  // of this machine; null: times are not predicted
     mutable std::mutex projections_mutex;
     std::map<std::string, std::shared_ptr<const NamedTensors>> projections;  // by qualified name
     std::atomic<bool> keeps_projections{false};                              // spares calls without weights the look-up
@@ -67,6 +69,7 @@ struct AttentionService::State {
     struct Now {
         std::shared_ptr<const Config> config;
         std::uint64_t epoch{};
+        std::shared_ptr<PassedChecks> passed;  // checks under this configuration
     };
     mutable std::mutex now_mutex;
     Now current;
@@ -77,7 +80,10 @@ struct AttentionService::State {
 
     Result<RuleVariables> variables_of(const Config& config, const ForwardInputs& inputs,
                                        const ForwardOptions& options) const;
-    Result<Selection> choose(const Config& config, const ForwardInputs& inputs, const ForwardOptions& options) const;
+    Result<Selection> choose(const Config& config, PassedChecks& passed, const ForwardInputs& inputs,
+                             const ForwardOptions& options) const;
+    Result<Recommendation> recommend(RequestFacts facts, const std::string& task) const;
+    std::shared_ptr<const CostTable> costs_now() const;
     [[nodiscard]] RuleDefaults defaults(const Config& config) const {
         RuleDefaults defaults;
         defaults.threads = machine->pool->workers();
