@@ -129,6 +129,8 @@ const Trial trials[] = {
          changes.push_back({"causal", true});
          return true;
      }},
+    {"", [](RequestNeeds& needs,
+            std::vector<Change>& changes) { return same_count(needs.sizes.kv_heads, 1, "kvHeads", changes); }},
     {"", [](RequestNeeds& needs, std::vector<Change>& changes) { return widen(needs, 2, changes); }},
     {"", [](RequestNeeds& needs, std::vector<Change>& changes) { return widen(needs, 8, changes); }},
     {"",
@@ -259,13 +261,26 @@ Verdict check_candidate(const MechanismPtr& mechanism, const RequestNeeds& needs
     return {"", "", std::move(*estimate)};
 }
 
+NamedValues unasked_options(const MechanismRecord& mechanism, const RequestNeeds& needs, NamedValues options) {
+    const OptionSpec* causal = mechanism.find_option("causal");
+    const bool given = std::any_of(options.begin(), options.end(),
+                                   [](const auto& entry) { return fold_name(entry.first) == "causal"; });
+    if (!given && causal != nullptr && causal->default_value == Json(true) && !needs.causal)
+        options.emplace_back("causal", false);
+    return options;
+}
+
 std::vector<Change> changes_to_admit(const MechanismPtr& mechanism, const RequestNeeds& needs,
-                                     const NamedValues& options, std::uint32_t max_workers) {
+                                     const NamedValues& options, bool unasked, std::uint32_t max_workers) {
+    const auto checked = [&](const RequestNeeds& request) {
+        return check_candidate(mechanism, request, unasked ? unasked_options(*mechanism, request, options) : options,
+                               max_workers);
+    };
     RequestNeeds changed = needs;
     std::vector<Change> changes;
     // One failed check after the other; a plugin's own sentence says nothing to a program, so known changes are tried.
     for (std::size_t step = 0; step < 2 * std::size(trials); ++step) {
-        const Verdict verdict = check_candidate(mechanism, changed, options, max_workers);
+        const Verdict verdict = checked(changed);
         if (verdict.check.empty()) return changes;
         if (raise_limit(verdict, changed, changes)) continue;
         const Trial* known = std::find_if(std::begin(trials), std::end(trials),
@@ -274,21 +289,36 @@ std::vector<Change> changes_to_admit(const MechanismPtr& mechanism, const Reques
             if (!known->apply(changed, changes)) return {};
             continue;
         }
-        const auto attempt = [&](const Trial& first, const Trial* second) {
-            RequestNeeds other = changed;
-            std::vector<Change> made;
-            if (!first.apply(other, made) || (second != nullptr && !second->apply(other, made))) return false;
-            const std::string failed = check_candidate(mechanism, other, options, max_workers).check;
-            if (!failed.empty() && failed != "memory" && failed != "maxError") return false;
-            changed = std::move(other);
-            changes.insert(changes.end(), made.begin(), made.end());
-            return true;
+        // As plain a request as can be, and if need be one thing more; then all that it can do without is left out.
+        const auto serves = [&](const std::vector<const Trial*>& list, RequestNeeds& made, std::vector<Change>& said) {
+            made = changed;
+            said.clear();
+            for (const Trial* trial : list) trial->apply(made, said);
+            const std::string failed = checked(made).check;
+            return failed.empty() || failed == "memory" || failed == "maxError";
         };
-        bool found = std::any_of(std::begin(trials), std::end(trials),
-                                 [&](const Trial& trial) { return attempt(trial, nullptr); });
-        for (const Trial* first = std::begin(trials); !found && first != std::end(trials); ++first)
-            for (const Trial* second = first + 1; !found && second != std::end(trials); ++second)
-                found = attempt(*first, second);
+        std::vector<const Trial*> plain, further{nullptr};
+        for (const Trial& trial : trials) (*trial.name != '\0' ? plain : further).push_back(&trial);
+        bool found = false;
+        RequestNeeds made;
+        std::vector<Change> said;
+        for (const Trial* more : further) {
+            std::vector<const Trial*> list = plain;
+            if (more != nullptr) list.push_back(more);
+            if (!serves(list, made, said)) continue;
+            for (std::size_t at = 0; at < list.size();) {
+                std::vector<const Trial*> fewer = list;
+                fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(at));
+                if (serves(fewer, made, said))
+                    list = std::move(fewer);
+                else
+                    ++at;
+            }
+            found = serves(list, made, said);
+            break;
+        }
+        changed = made;
+        changes.insert(changes.end(), said.begin(), said.end());
         if (!found) return {};
     }
     return {};

@@ -34,9 +34,15 @@ struct Verdict {
 [[nodiscard]] Verdict check_candidate(const MechanismPtr& mechanism, const RequestNeeds& needs,
                                       const NamedValues& options, std::uint32_t max_workers);
 
+// The options of a mechanism that nobody named: causal by default is another function than the one asked for, unless it can
+// be switched off.
+[[nodiscard]] NamedValues unasked_options(const MechanismRecord& mechanism, const RequestNeeds& needs,
+                                          NamedValues options);
+
 // Changes of the request under which the mechanism passes every check, found by making them; empty: none of those known.
+// unasked: nobody named the mechanism, so its options follow the request.
 [[nodiscard]] std::vector<Change> changes_to_admit(const MechanismPtr& mechanism, const RequestNeeds& needs,
-                                                   const NamedValues& options, std::uint32_t max_workers);
+                                                   const NamedValues& options, bool unasked, std::uint32_t max_workers);
 
 // "12345678", "unbounded": six digits.
 [[nodiscard]] std::string shown_number(double number);

@@ -176,7 +176,6 @@ Candidate MechanismSelector::describe(const MechanismPtr& mechanism, const Reque
     } else if (mechanism->numerics == ATTEND_EXACT) {
         candidate.error_bound = 0.0;
     }
-    if (!candidate.supported) candidate.admit = changes_to_admit(mechanism, needs, options, max_workers_);
     return candidate;
 }
 
@@ -198,6 +197,9 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
         if (!is_new(shown_name(*mechanism))) return;
         Candidate candidate = describe(mechanism, needs, check(mechanism, needs, options), options, rule, text);
         if (!candidate.supported) {
+            const bool unasked = rule == "candidate";
+            candidate.admit =
+                changes_to_admit(mechanism, needs, unasked ? call_options : options, unasked, max_workers_);
             result.rejected.push_back(std::move(candidate));
             return;
         }
@@ -229,12 +231,8 @@ Result<Recommendation> MechanismSelector::recommend(const RuleVariables& variabl
     // The rest by cost; without a prediction last, ties by name.
     const std::size_t ordered = result.recommendations.size();
     for (const MechanismPtr& mechanism : registry_->list()) {
-        // Causal by default is another function than the one asked for, unless it can be switched off.
-        const OptionSpec* causal = mechanism->find_option("causal");
-        NamedValues options = call_options;
-        if (causal != nullptr && causal->default_value == Json(true) && !needs.causal)
-            options = merged({{"causal", false}}, call_options);
-        consider(mechanism, options, "candidate", "registered", "passes every check");
+        consider(mechanism, unasked_options(*mechanism, needs, call_options), "candidate", "registered",
+                 "passes every check");
     }
     // A time and a number of operations are not compared: what was not measured follows what was.
     const auto cost = [](const Candidate& candidate) {
