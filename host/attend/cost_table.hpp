@@ -33,6 +33,7 @@ struct CostPoint {
     double heads{1};   // batch times query heads
     double length{1};  // sqrt(queries * keys)
     double head_dim{64};
+    bool causal{false};
 };
 
 struct CostSample {

@@ -20,8 +20,10 @@ using benchmark::PreparedCall;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::array<std::int64_t, 2> head_counts{1, 8};
-constexpr std::array<std::int64_t, 5> lengths{16, 64, 256, 1024, 4096};
+// Between multiples of tiles, as lengths usually lie.
+constexpr std::array<std::int64_t, 6> lengths{16, 40, 112, 400, 1024, 4096};
 constexpr std::array<std::int64_t, 3> widths{32, 64, 128};
+constexpr std::int64_t causal_heads = 8, causal_width = 64;  // one sample of every length
 constexpr std::size_t least_runs = 3, most_runs = 200;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
@@ -152,49 +154,58 @@ Result<CostTable> measure_costs(const TuningSettings& settings) {
     const Result<std::vector<MechanismPtr>> mechanisms = mechanisms_of(first, settings);
     if (!mechanisms) return mechanisms.error();
     const std::size_t all =
-        mechanisms->size() * services->list.size() * head_counts.size() * lengths.size() * widths.size();
+        mechanisms->size() * services->list.size() * lengths.size() * (head_counts.size() * widths.size() + 1);
     // Short calls take less than their share of the time, long ones may take more.
     const double share = settings.seconds / static_cast<double>(std::max<std::size_t>(all, 1)), longest = 4 * share;
     std::vector<MechanismCosts> costs(mechanisms->size() * services->list.size());
     SharedInputs shared;
     std::size_t done = 0;
+    const auto measure = [&](std::size_t at, std::int64_t heads, std::int64_t length, std::int64_t width,
+                             bool causal) -> std::optional<CostSample> {
+        AttentionService& service = *services->list[at % services->list.size()];
+        const MechanismRecord& listed = *(*mechanisms)[at / services->list.size()];
+        const MechanismPtr mechanism = service.registry()->find(listed.qualified_name());
+        costs[at].mechanism = listed.name;
+        costs[at].threads = service.threads();
+        if (mechanism == nullptr) return std::nullopt;
+        CallSpec spec;
+        spec.mechanism = mechanism->qualified_name();
+        spec.threads = service.threads();
+        spec.heads = heads;
+        spec.kv_heads = benchmark::usual_key_heads(*mechanism, heads);
+        spec.q_len = spec.kv_len = length;
+        spec.dim = width;
+        set_causal(spec, *mechanism, causal);
+        if (spec.causal != causal) return std::nullopt;
+        std::optional<CostSample> sample = counted(mechanism, spec);
+        if (!sample) return std::nullopt;
+        // From what is known so far: would it take too long?
+        const CostTable known({}, {costs[at]});
+        const std::optional<double> expected =
+            known.predict(listed.name, service.threads(), sample->point, sample->flops, 0);
+        if (expected && *expected * static_cast<double>(least_runs + 2) > longest * 1e3) return std::nullopt;
+        const Result<ForwardInputs> inputs = shared.of(spec, *mechanism);
+        if (!inputs) return std::nullopt;
+        const auto call = PreparedCall::make(service, *inputs, benchmark::forward_options(spec));
+        if (!call) return std::nullopt;
+        const std::optional<double> ms = fastest_ms(**call, share / 4);
+        if (!ms) return std::nullopt;
+        sample->ms = std::max(*ms, 1e-6);
+        return sample;
+    };
+    const auto measure_all = [&](std::int64_t heads, std::int64_t length, std::int64_t width, bool causal) {
+        for (std::size_t at = 0; at < costs.size(); ++at) {
+            if (settings.progress) settings.progress(static_cast<double>(done++) / static_cast<double>(all));
+            if (const std::optional<CostSample> sample = measure(at, heads, length, width, causal))
+                costs[at].samples.push_back(*sample);
+        }
+    };
     // Shapes outside, so that every mechanism is measured at every length however the machine's speed drifts.
-    for (const std::int64_t length : lengths)
+    for (const std::int64_t length : lengths) {
         for (const std::int64_t heads : head_counts)
-            for (const std::int64_t width : widths)
-                for (std::size_t at = 0; at < costs.size(); ++at) {
-                    if (settings.progress) settings.progress(static_cast<double>(done++) / static_cast<double>(all));
-                    AttentionService& service = *services->list[at % services->list.size()];
-                    const std::string& name = (*mechanisms)[at / services->list.size()]->name;
-                    const Result<MechanismPtr> mechanism =
-                        service.registry()->get((*mechanisms)[at / services->list.size()]->qualified_name(), "tune");
-                    if (!mechanism) return mechanism.error();
-                    CallSpec spec;
-                    spec.mechanism = (*mechanism)->qualified_name();
-                    spec.threads = service.threads();
-                    spec.heads = heads;
-                    spec.kv_heads = benchmark::usual_key_heads(**mechanism, heads);
-                    spec.q_len = spec.kv_len = length;
-                    spec.dim = width;
-                    set_causal(spec, **mechanism, false);
-                    costs[at].mechanism = name;
-                    costs[at].threads = service.threads();
-                    std::optional<CostSample> sample = counted(*mechanism, spec);
-                    if (!sample) continue;
-                    // From what is known so far: would it take too long?
-                    const CostTable known({}, {costs[at]});
-                    const std::optional<double> expected =
-                        known.predict(name, service.threads(), sample->point, sample->flops, 0);
-                    if (expected && *expected * static_cast<double>(least_runs + 2) > longest * 1e3) continue;
-                    Result<ForwardInputs> inputs = shared.of(spec, **mechanism);
-                    if (!inputs) continue;
-                    auto call = PreparedCall::make(service, *inputs, benchmark::forward_options(spec));
-                    if (!call) continue;
-                    const std::optional<double> ms = fastest_ms(**call, share / 4);
-                    if (!ms) continue;
-                    sample->ms = std::max(*ms, 1e-6);
-                    costs[at].samples.push_back(*sample);
-                }
+            for (const std::int64_t width : widths) measure_all(heads, length, width, false);
+        measure_all(causal_heads, length, causal_width, true);
+    }
     std::erase_if(costs, [](const MechanismCosts& entry) { return entry.samples.empty(); });
     return CostTable(cost_keys(first, settings.version, settings.commit), std::move(costs));
 }

@@ -32,11 +32,48 @@ Between between(std::vector<double> values, double wanted) {
     return {low, high, (std::log(wanted) - std::log(low)) / (std::log(high) - std::log(low))};
 }
 
+// The logarithm of operations per millisecond, between the measured shapes.
+double log_rate(const std::vector<const CostSample*>& samples, const CostPoint& point) {
+    std::vector<double> heads, lengths, dims;
+    for (const CostSample* sample : samples) {
+        heads.push_back(sample->point.heads);
+        lengths.push_back(sample->point.length);
+        dims.push_back(sample->point.head_dim);
+    }
+    const std::array<Between, 3> axes{between(heads, point.heads), between(lengths, point.length),
+                                      between(dims, point.head_dim)};
+    // The corners of the cell around the point. One that was not measured, because it takes too long, counts as the
+    // measured sample nearest to it.
+    double logarithm = 0;
+    for (unsigned corner = 0; corner < 8; ++corner) {
+        std::array<double, 3> at{};
+        double weight = 1;
+        for (unsigned axis = 0; axis < 3; ++axis) {
+            const bool high = (corner >> axis & 1u) != 0;
+            at[axis] = high ? axes[axis].high : axes[axis].low;
+            weight *= high ? axes[axis].share : 1 - axes[axis].share;
+        }
+        if (weight <= 0) continue;
+        const auto distance = [&at](const CostSample* sample) {
+            // Longer and wider matter more than more heads.
+            return std::abs(std::log(sample->point.heads / at[0])) * 0.5 +
+                   std::abs(std::log(sample->point.length / at[1])) +
+                   std::abs(std::log(sample->point.head_dim / at[2]));
+        };
+        const CostSample* nearest =
+            *std::min_element(samples.begin(), samples.end(),
+                              [&](const CostSample* a, const CostSample* b) { return distance(a) < distance(b); });
+        logarithm += weight * std::log(nearest->flops / nearest->ms);
+    }
+    return logarithm;
+}
+
 Json sample_json(const CostSample& sample) {
     return Json::object()
         .set("heads", sample.point.heads)
         .set("length", sample.point.length)
         .set("head_dim", sample.point.head_dim)
+        .set("causal", sample.point.causal)
         .set("flops", sample.flops)
         .set("bytes", sample.bytes)
         .set("ms", sample.ms);
@@ -166,7 +203,9 @@ Result<CostTable> CostTable::parse(std::string_view text, const std::string& pla
         costs.threads = static_cast<std::uint32_t>(threads);
         for (std::size_t index = 0; index < samples->size(); ++index) {
             Reader one(samples->as_array()[index], where + ".samples[" + std::to_string(index) + "]");
-            CostSample sample{{one.number("heads"), one.number("length"), one.number("head_dim")},
+            const Json* causal = one.member("causal", &Json::is_bool, "true or false");
+            CostSample sample{{one.number("heads"), one.number("length"), one.number("head_dim"),
+                               causal != nullptr && causal->as_bool()},
                               one.number("flops"),
                               one.number("bytes"),
                               one.number("ms")};
@@ -199,37 +238,20 @@ std::optional<double> CostTable::predict(std::string_view mechanism, std::uint32
                                          double flops, double bytes) const {
     const MechanismCosts* costs = find(mechanism, threads);
     if (costs == nullptr || !(flops > 0) || !std::isfinite(flops)) return std::nullopt;
-    std::vector<double> heads, lengths, dims;
+    std::vector<const CostSample*> plain, causal;
     double rate_bytes = 0;
     for (const CostSample& sample : costs->samples) {
-        heads.push_back(sample.point.heads);
-        lengths.push_back(sample.point.length);
-        dims.push_back(sample.point.head_dim);
+        (sample.point.causal ? causal : plain).push_back(&sample);
         rate_bytes = std::max(rate_bytes, sample.bytes / sample.ms);
     }
-    const std::array<Between, 3> axes{between(heads, point.heads), between(lengths, point.length),
-                                      between(dims, point.head_dim)};
-    // The corners of the cell around the point. One that was not measured, because it takes too long, counts as the
-    // measured sample nearest to it.
-    double logarithm = 0;
-    for (unsigned corner = 0; corner < 8; ++corner) {
-        std::array<double, 3> at{};
-        double weight = 1;
-        for (unsigned axis = 0; axis < 3; ++axis) {
-            const bool high = (corner >> axis & 1u) != 0;
-            at[axis] = high ? axes[axis].high : axes[axis].low;
-            weight *= high ? axes[axis].share : 1 - axes[axis].share;
-        }
-        if (weight <= 0) continue;
-        const auto distance = [&at](const CostSample& sample) {
-            // Longer and wider matter more than more heads.
-            return std::abs(std::log(sample.point.heads / at[0])) * 0.5 +
-                   std::abs(std::log(sample.point.length / at[1])) + std::abs(std::log(sample.point.head_dim / at[2]));
-        };
-        const auto nearest =
-            std::min_element(costs->samples.begin(), costs->samples.end(),
-                             [&](const CostSample& a, const CostSample& b) { return distance(a) < distance(b); });
-        logarithm += weight * std::log(nearest->flops / nearest->ms);
+    if (plain.empty()) plain.swap(causal);
+    double logarithm = log_rate(plain, point);
+    // What tiles along the diagonal waste, by the length; measured for one number of heads and one width.
+    if (point.causal && !causal.empty()) {
+        CostPoint place = point;
+        place.heads = causal.front()->point.heads;
+        place.head_dim = causal.front()->point.head_dim;
+        logarithm += log_rate(causal, place) - log_rate(plain, place);
     }
     const double by_flops = flops / std::exp(logarithm), by_bytes = rate_bytes > 0 ? bytes / rate_bytes : 0;
     return std::max(by_flops, by_bytes);

@@ -169,7 +169,7 @@ Candidate MechanismSelector::describe(const MechanismPtr& mechanism, const Reque
             const auto size = [](std::int64_t value) { return static_cast<double>(value); };
             const CostPoint point{size(needs.sizes.batch) * size(needs.sizes.heads),
                                   std::sqrt(size(needs.sizes.q_len) * size(needs.sizes.kv_len)),
-                                  size(needs.sizes.head_dim)};
+                                  size(needs.sizes.head_dim), needs.causal};
             candidate.est_time_ms =
                 costs_->predict(candidate.mechanism, max_workers_, point, *estimate.flops, estimate.bytes.value_or(0));
         }

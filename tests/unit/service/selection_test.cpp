@@ -209,6 +209,12 @@ TEST_CASE("selection: predicted times follow the table, and order what no rule o
     CHECK(at(64, 2, 1e6) == Approx(0.5));
     CHECK(at(64, 16, 1e6) == Approx(0.5));
     CHECK(table.predict("flash-attention-v2", 1, {1, 64, 64}, 1, 1e6).value() == Approx(100));  // by the bytes
+    // Half the rate where half the pairs are hidden.
+    std::vector<attend::MechanismCosts> masked = costs;
+    masked.front().samples.push_back({{8, 64, 64, true}, 1e6, 1e3, 2.0});
+    CHECK(attend::CostTable({}, masked).predict("flash-attention-v2", 1, {1, 64, 32, true}, 1e6, 0).value() ==
+          Approx(2));
+    CHECK(attend::CostTable({}, masked).predict("flash-attention-v2", 1, {1, 64, 32}, 1e6, 0).value() == Approx(1));
     CHECK_FALSE(table.predict("flash-attention-v3", 1, {1, 64, 64}, 1e6, 0).has_value());
     const auto parsed = attend::CostTable::parse(attend::write_json(table.json()), "here");
     REQUIRE(parsed.ok());
@@ -253,7 +259,7 @@ TEST_CASE("selection: a table of costs is refused where it is damaged, and says 
                 "mechanisms": [{"mechanism": "m", "threads": 1, "samples": []}]})",
             "samples are none");
     refuses(R"({"version": 1, "cpu": "x", "isa": "y", "build": {"version": "1", "commit": "2"}, "plugins": [],
-                "mechanisms": [{"mechanism": "m", "threads": 1, "samples": [{"heads": 1, "length": 1, "head_dim": 1,
+                "mechanisms": [{"mechanism": "m", "threads": 1, "samples": [{"heads": 1, "length": 1, "head_dim": 1, "causal": false,
                 "flops": 1, "bytes": 1, "ms": -1}]}]})",
             "ms is -1");
     const attend::CostKeys now = attend::cost_keys(service(), "0.1", "abc");
