@@ -162,3 +162,40 @@ TEST_CASE("an error in a rule is followed by the condition and a caret line") {
     const Run run = run_attend({"recommend", "--sequence-length", "4", "--config", folder.write("c.json", rules)});
     check_error(run, 2, {"rules[1].condition: column 17: ", "\nheads / (causal ? 1 : 0) > 1\n                ^\n"});
 }
+
+TEST_CASE("recommend says of every rejected mechanism what would admit it") {
+    const std::vector<std::string> request{"--sequence-length", "100",      "--heads",         "4",   "--var",
+                                           "kvHeads=2",         "--causal", "--memory-budget", "1000"};
+    const attend::Json json = [&] {
+        std::vector<std::string> words = request;
+        words.insert(words.begin(), "recommend");
+        words.emplace_back("--json");
+        const Run run = run_attend(words);
+        REQUIRE(run.status == 1);
+        return run.json();
+    }();
+    CHECK(json.find("selected")->is_null());
+    CHECK(json.find("rejected")->size() >= 39);
+    for (const attend::Json& candidate : json.find("rejected")->as_array()) {
+        INFO(candidate.find("mechanism")->as_string());
+        REQUIRE(candidate.find("admit") != nullptr);
+        REQUIRE(candidate.find("admit")->size() > 0);
+        for (const attend::Json& change : candidate.find("admit")->as_array()) {
+            CHECK(change.find("variable")->is_string());
+            CHECK(change.find("value") != nullptr);
+        }
+    }
+    const Run text =
+        run_attend({"recommend", "--sequence-length", "100", "--heads", "4", "--var", "kvHeads=2", "--causal"});
+    for (const char* part : {"would pass", "kvHeads = 4", "not causal"}) CHECK(contains(text.out, part));
+    CHECK(contains(run_attend({"recommend", "--sequence-length", "9", "--memory-budget", "1"}).out,
+                   "a memory budget of at least "));
+}
+
+TEST_CASE("recommend --task names the mechanism of the task") {
+    const attend::Json json = recommend({"--task", "memory-retrieval"});
+    CHECK(json.find("selected")->as_string() == "memory-attention");
+    CHECK(json.find("recommendations")->as_array().front().find("rule")->as_string() == "task");
+    CHECK(recommend({"--task", "chess", "--sequence-length", "10"}).find("selected")->as_string() ==
+          "flash-attention-v2");
+}

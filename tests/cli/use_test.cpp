@@ -18,17 +18,30 @@ TEST_CASE("flag --help lists the commands that exist and no others") {
     const Run run = run_attend({"--help"});
     CHECK(run.status == 0);
     for (const char* command : {"list", "describe", "compute", "compare", "heatmap", "benchmark,", "recommend",
-                                "status", "plugins", "config", "completion"})
+                                "rerank", "tune", "status", "plugins", "config", "completion"})
         CHECK(contains(run.out, std::string("\n  ") + command + " "));
-    for (const char* command : {"rerank", "tune", "embed", "mcp"}) CHECK_FALSE(contains(run.out, command));
+    for (const char* command : {"embed", "mcp"}) CHECK_FALSE(contains(run.out, command));
 }
 
 TEST_CASE("every command's help holds two worked examples") {
-    const std::vector<std::vector<std::string>> commands{
-        {"list"},           {"describe"},  {"compute"},         {"compare"},        {"heatmap"},
-        {"benchmark"},      {"recommend"}, {"status"},          {"plugins"},        {"plugins", "list"},
-        {"plugins", "why"}, {"config"},    {"config", "check"}, {"config", "show"}, {"config", "schema"},
-        {"completion"}};
+    const std::vector<std::vector<std::string>> commands{{"list"},
+                                                         {"describe"},
+                                                         {"compute"},
+                                                         {"compare"},
+                                                         {"heatmap"},
+                                                         {"benchmark"},
+                                                         {"recommend"},
+                                                         {"status"},
+                                                         {"plugins"},
+                                                         {"plugins", "list"},
+                                                         {"plugins", "why"},
+                                                         {"config"},
+                                                         {"config", "check"},
+                                                         {"config", "show"},
+                                                         {"config", "schema"},
+                                                         {"completion"},
+                                                         {"rerank"},
+                                                         {"tune"}};
     for (std::vector<std::string> words : commands) {
         const std::string name = words.back();
         words.emplace_back("--help");
@@ -54,7 +67,7 @@ TEST_CASE("no command, an unknown one, a mistyped one") {
 }
 
 TEST_CASE("commands that are not built are unknown") {
-    for (const char* command : {"rerank", "tune", "embed", "index", "search", "memory", "mcp", "verify", "new-plugin"})
+    for (const char* command : {"embed", "index", "search", "memory", "mcp", "verify", "new-plugin"})
         check_error(run_attend({command}), 2, {std::string("unknown command \"") + command + "\""});
     check_error(run_attend({"plugins", "verify", "x.so"}), 2, {"unknown command \"verify\""});
 }
@@ -109,8 +122,8 @@ TEST_CASE("completion scripts name every command") {
     for (const char* shell : {"bash", "zsh", "fish"}) {
         const Run run = run_attend({"completion", shell});
         CHECK(run.status == 0);
-        for (const char* word : {"list", "describe", "compute", "recommend", "status", "plugins", "config",
-                                 "completion", "sequence-length", "plugin-dir"})
+        for (const char* word : {"list", "describe", "compute", "recommend", "rerank", "tune", "status", "plugins",
+                                 "config", "completion", "sequence-length", "plugin-dir"})
             CHECK(contains(run.out, word));
     }
     check_error(run_attend({"completion"}), 2, {"no shell"});
