@@ -105,7 +105,7 @@ TEST_CASE("recommend: variables by flag and by --var") {
     check_error(run_attend({"recommend", "--sequence-length", "4", "--var", "moe=3"}), 2, {"moe"});
 }
 
-TEST_CASE("recommend: the shipped rules") {
+TEST_CASE("selection: the shipped rules decide as the table says") {
     const struct {
         std::vector<std::string> request;
         const char *selected, *rule;

@@ -45,6 +45,7 @@ struct Question {
 
 // Scores before softmax of every head and candidate, [heads, count], the mean over the rows of the query.
 using Logits = std::vector<double>;
+using Shape = std::vector<std::int64_t>;
 
 // ---- Softmax over scaled products ----------------------------------------------------------------------------------
 
@@ -245,25 +246,23 @@ Result<Logits> mean_over_rows(const Question& question, const std::vector<double
     return means;
 }
 
-// From weights and the logarithms of their sums: the score is ln(weight) + lse. Weights that underflow are asked for again
-// with those hidden that are known.
-Result<Logits> softmax_logits(AttentionService& service, const Question& question, ForwardInputs inputs,
-                              const NamedValues& values) {
+// Of mechanisms that give no scores before softmax, from weights and the logarithms of their sums: ln(weight) + lse. Weights
+// that underflow are asked for again with those hidden that are known.
+Result<Logits> logits_of_weights(AttentionService& service, const Question& question, ForwardInputs inputs,
+                                 const NamedValues& values) {
     const std::size_t count = static_cast<std::size_t>(question.count),
                       rows = static_cast<std::size_t>(question.heads * question.rows);
     std::vector<double> logits(rows * count, dropped);
-    Result<Tensor> zeros = Tensor::allocate(DType::f32, {question.head_width()});
-    if (!zeros) return zeros.error();
-    inputs.value = zeros->view({1, question.heads, question.count, question.head_width()}, {0, 0, 0, 1});
     for (int pass = 0; pass < most_passes; ++pass) {
         Result<ForwardResult> result = ask(service, question, inputs, true, values);
         if (!result) return result.error();
         const Result<Tensor> weights = contiguous_copy(*result->scores), sums = contiguous_copy(*result->lse);
         if (!weights || !sums) return weights ? sums.error() : weights.error();
-        if (weights->size() != static_cast<std::int64_t>(rows * count) ||
-            sums->size() != static_cast<std::int64_t>(rows))
+        if (weights->size() != static_cast<std::int64_t>(rows * count))
             return unsupported(question.mechanism, "has scores of shape " + shape_text(weights->shape) +
                                                        ", which are not those of the candidates");
+        // Mixed weights have several sums and no common one: their logarithms are scores as good as any, once.
+        const bool has_sums = sums->size() == static_cast<std::int64_t>(rows);
         bool learned = false, all = true;
         for (std::size_t row = 0; row < rows; ++row)
             for (std::size_t at = 0; at < count; ++at) {
@@ -272,16 +271,36 @@ Result<Logits> softmax_logits(AttentionService& service, const Question& questio
                 const auto weight = static_cast<double>(weights->as<const float>()[row * count + at]);
                 if (std::isnan(weight)) logit = weight, learned = true;
                 if (weight >= least_weight)
-                    logit = std::log(weight) + static_cast<double>(sums->as<const float>()[row]), learned = true;
+                    logit = std::log(weight) + (has_sums ? static_cast<double>(sums->as<const float>()[row]) : 0.0),
+                    learned = true;
                 all = all && logit != dropped;
             }
-        if (all || !learned || !question.mechanism.has(ATTEND_CAP_MASK)) break;
+        if (all || !learned || !has_sums || !question.mechanism.has(ATTEND_CAP_MASK)) break;
         Result<Tensor> mask = Tensor::allocate(DType::boolean, {1, question.heads, question.rows, question.count});
         if (!mask) return mask.error();
         for (std::size_t at = 0; at < logits.size(); ++at) mask->as<std::uint8_t>()[at] = logits[at] == dropped ? 1 : 0;
         inputs.mask = std::move(*mask);
     }
     return mean_over_rows(question, logits);
+}
+
+Result<Logits> softmax_logits(AttentionService& service, const Question& question, ForwardInputs inputs,
+                              const NamedValues& values) {
+    // Values are not asked about.
+    Result<Tensor> zeros = Tensor::allocate(DType::f32, {question.head_width()});
+    if (!zeros) return zeros.error();
+    inputs.value = zeros->view({1, question.heads, question.count, question.head_width()}, {0, 0, 0, 1});
+    ForwardOptions options;
+    options.mechanism = question.options.mechanism;
+    options.options = values;
+    options.precision = "fp32";
+    Result<Tensor> given = service.attention_scores(inputs, options, ScoreStage::logits);
+    if (given) given = contiguous_copy(*given);
+    if (!given && given.error().code != ErrorCode::unsupported) return given.error();
+    if (!given || given->shape != Shape{1, question.heads, question.rows, question.count})
+        return logits_of_weights(service, question, inputs, values);
+    const auto* first = given->as<const float>();
+    return mean_over_rows(question, {first, first + given->size()});
 }
 
 // Of mechanisms with feature maps: phi(q).phi(k_j). With the rows of the unit matrix as values the output is what each

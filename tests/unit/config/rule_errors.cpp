@@ -32,7 +32,7 @@ bool says(const std::string& text, const std::string& part) {
 
 }  // namespace
 
-TEST_CASE("rule errors: the form of the message and the caret line") {
+TEST_CASE("selection: errors name the column, with a caret below it") {
     const Error error = compile_error("seqLen > 8Ki and caussal");
     CHECK(error.message ==
           "f.json: rules[3].condition: column 18: unknown variable \"caussal\"; did you mean \"causal\"?");

@@ -45,13 +45,13 @@ bool compiles(const std::string& text) { return Condition::compile(text, "place"
 
 }  // namespace
 
-TEST_CASE("rules: not binds weaker than a comparison") {
+TEST_CASE("selection: not binds weaker than a comparison") {
     CHECK(holds("not seqLen > 2000"));
     CHECK_FALSE(holds("not seqLen > 1000"));
     CHECK_FALSE(compiles("(not seqLen) > 1000"));
 }
 
-TEST_CASE("rules: not binds tighter than and, and tighter than or") {
+TEST_CASE("selection: not binds tighter than and, and tighter than or") {
     CHECK_FALSE(holds("not true and false"));
     CHECK(holds("not (true and false)"));
     CHECK(holds("true or true and false"));
@@ -60,14 +60,14 @@ TEST_CASE("rules: not binds tighter than and, and tighter than or") {
     CHECK(holds("not (false or false)"));
 }
 
-TEST_CASE("rules: symbols are the same operators as words") {
+TEST_CASE("selection: symbols are the same operators as words") {
     CHECK(holds("!false && (true || false)"));
     CHECK(holds("not not true"));
     CHECK(holds("!!true"));
     CHECK(holds("true&&!false"));
 }
 
-TEST_CASE("rules: arithmetic precedence and association") {
+TEST_CASE("selection: arithmetic precedence and association") {
     CHECK(holds("2 + 3 * 4 == 14"));
     CHECK(holds("(2 + 3) * 4 == 20"));
     CHECK(holds("10 - 3 - 2 == 5"));
@@ -79,7 +79,7 @@ TEST_CASE("rules: arithmetic precedence and association") {
     CHECK(holds("1 + 1 < 3 and 4 > 2 + 1"));
 }
 
-TEST_CASE("rules: the remainder is floored") {
+TEST_CASE("selection: the remainder is floored") {
     CHECK(holds("7 % 3 == 1"));
     CHECK(holds("-7 % 3 == 2"));
     CHECK(holds("7 % -3 == -2"));
@@ -88,7 +88,7 @@ TEST_CASE("rules: the remainder is floored") {
     CHECK(holds("-6 % 3 == 0"));
 }
 
-TEST_CASE("rules: units of numbers") {
+TEST_CASE("selection: units of numbers") {
     CHECK(holds("8Ki == 8192"));
     CHECK(holds("8K == 8000"));
     CHECK(holds("1Mi == 1024 * 1024 and 1M == 1000000"));
@@ -97,13 +97,13 @@ TEST_CASE("rules: units of numbers") {
     CHECK(holds("1e3 == 1K and 1E+3 == 1000 and 5e-1 == 0.5 and 1e1Ki == 10240"));
 }
 
-TEST_CASE("rules: numbers beyond a double are infinity or zero") {
+TEST_CASE("selection: numbers beyond a double are infinity or zero") {
     CHECK(holds("1e999 == memoryBudget"));
     CHECK(holds("1e-999 == 0"));
     CHECK(holds("1e308G > 1e308"));
 }
 
-TEST_CASE("rules: and, or stop as soon as the result is known") {
+TEST_CASE("selection: and, or stop as soon as the result is known") {
     CHECK_FALSE(holds("false and 1/0 > 0"));
     CHECK(holds("true or 1/0 > 0"));
     CHECK_FALSE(holds("true and false and 1/0 > 0"));
@@ -112,14 +112,14 @@ TEST_CASE("rules: and, or stop as soon as the result is known") {
     evaluation_error("1/0 > 0 and false");
 }
 
-TEST_CASE("rules: comparisons") {
+TEST_CASE("selection: comparisons") {
     CHECK(holds("1 < 2 and 2 <= 2 and 3 > 2 and 3 >= 3 and 1 == 1 and 1 != 2"));
     CHECK(holds("0.1 + 0.2 != 0.3"));
     CHECK(holds("true == true and true != false and (1 < 2) == true"));
     CHECK(holds("'a' == \"a\" and 'a' != 'A'"));
 }
 
-TEST_CASE("rules: strings hold anything but their quote") {
+TEST_CASE("selection: strings hold anything but their quote") {
     CHECK(holds("taskType == \"it's\"", {{"taskType", std::string("it's")}}));
     CHECK(holds("taskType == 'say \"x\"'", {{"taskType", std::string("say \"x\"")}}));
     CHECK(holds("taskType == 'a\\n'", {{"taskType", std::string("a\\n")}}));
@@ -127,7 +127,7 @@ TEST_CASE("rules: strings hold anything but their quote") {
     CHECK(holds("taskType == ''"));
 }
 
-TEST_CASE("rules: membership in sets") {
+TEST_CASE("selection: membership in sets") {
     CHECK(holds("seqLen in [512, 1Ki, 2048]"));
     CHECK_FALSE(holds("seqLen not in [512, 1Ki]"));
     CHECK(holds("seqLen not in [1]"));
@@ -137,16 +137,16 @@ TEST_CASE("rules: membership in sets") {
     CHECK(holds("not seqLen in [1]"));
 }
 
-TEST_CASE("rules: every member of a set is evaluated") { evaluation_error("1 in [1, 1/0]"); }
+TEST_CASE("selection: every member of a set is evaluated") { evaluation_error("1 in [1, 1/0]"); }
 
-TEST_CASE("rules: functions") {
+TEST_CASE("selection: functions") {
     CHECK(holds("min(3, 1, 2) == 1 and max(3, 1, 2) == 3"));
     CHECK(holds("abs(-3) == 3 and floor(-1.5) == -2 and ceil(-1.5) == -1"));
     CHECK(holds("log2(1024) == 10 and sqrt(81) == 9 and sqrt(0) == 0"));
     CHECK(holds("max(seqLen, min(5000, seqLenK * 3)) == 3072"));
 }
 
-TEST_CASE("rules: evaluation errors") {
+TEST_CASE("selection: evaluation errors") {
     for (const char* text :
          {"1 / 0 > 0", "0 / 0 > 0", "1 % 0 > 0", "log2(0) < 0", "log2(-1) < 0", "sqrt(-1) > 0",
           "memoryBudget - memoryBudget == 0", "0 * memoryBudget == 0", "memoryBudget / memoryBudget == 1",
@@ -157,14 +157,14 @@ TEST_CASE("rules: evaluation errors") {
     }
 }
 
-TEST_CASE("rules: overflow to infinity is no error") {
+TEST_CASE("selection: overflow to infinity is no error") {
     CHECK(holds("1e308 * 10 > 1e308"));
     CHECK(holds("1e308 * 10 == memoryBudget"));
     CHECK(holds("-1e308 * 10 < 0"));
     CHECK(holds("floor(memoryBudget) == memoryBudget and 1 / memoryBudget == 0 and 5 % memoryBudget == 5"));
 }
 
-TEST_CASE("rules: both spellings and the aliases are one variable") {
+TEST_CASE("selection: both spellings and the aliases are one variable") {
     const RequestFacts facts{{"seqLen", 777.0}, {"hierarchical", true}, {"graph", true}, {"moe", true}};
     CHECK(holds("seqLen == 777 and seq_len == 777 and sequenceLength == 777 and sequence_length == 777", facts));
     CHECK(holds("isHierarchical and is_hierarchical and hasGraphStructure and has_graph_structure and isMoe and is_moe",
@@ -175,12 +175,12 @@ TEST_CASE("rules: both spellings and the aliases are one variable") {
     CHECK_FALSE(compiles("seq_lenK > 1"));
 }
 
-TEST_CASE("rules: blanks separate, line ends and tabs are blanks") {
+TEST_CASE("selection: blanks separate, line ends and tabs are blanks") {
     CHECK(holds("\tseqLen\n>\r\n1000 \t"));
     CHECK(holds("seqLen>1000 and(causal==false)"));
 }
 
-TEST_CASE("rules: a number may not be followed by a letter, digit or underscore") {
+TEST_CASE("selection: a number may not be followed by a letter, digit or underscore") {
     for (const char* text : {"seqLen > 1000and causal", "seqLen > 8k", "seqLen > 8Kib", "seqLen > 8KK",
                              "seqLen > 1_000", "seqLen > 0x10"}) {
         CHECK_FALSE(compiles(text));
@@ -189,14 +189,14 @@ TEST_CASE("rules: a number may not be followed by a letter, digit or underscore"
     CHECK(compiles("seqLen>8Ki&&causal"));
 }
 
-TEST_CASE("rules: keywords are case-sensitive") {
+TEST_CASE("selection: keywords are case-sensitive") {
     CHECK_FALSE(compiles("True"));
     CHECK_FALSE(compiles("causal AND moe"));
     CHECK_FALSE(compiles("Default"));
     CHECK_FALSE(compiles("causal Or moe"));
 }
 
-TEST_CASE("rules: default stands alone") {
+TEST_CASE("selection: default stands alone") {
     CHECK(compiled("default").is_default());
     CHECK(compiled("  default\n").is_default());
     CHECK(compiled("default").evaluate(variables()).value());
@@ -206,7 +206,7 @@ TEST_CASE("rules: default stands alone") {
     CHECK_FALSE(compiles("(default)"));
 }
 
-TEST_CASE("rules: 64 levels are accepted, 65 are refused") {
+TEST_CASE("selection: 64 levels are accepted, 65 are refused") {
     const auto wrap = [](const std::string& open, const std::string& inner, const std::string& close,
                          std::size_t levels) {
         std::string text;
@@ -237,7 +237,7 @@ TEST_CASE("rules: 64 levels are accepted, 65 are refused") {
     CHECK(compiles(wide));
 }
 
-TEST_CASE("rules: 4096 bytes are accepted, 4097 are refused") {
+TEST_CASE("selection: 4096 bytes are accepted, 4097 are refused") {
     const std::string text = "causal";
     CHECK(compiles(text + std::string(4096 - text.size(), ' ')));
     const auto refused = Condition::compile(text + std::string(4097 - text.size(), ' '), "f.json: rules[0].condition");
@@ -245,7 +245,7 @@ TEST_CASE("rules: 4096 bytes are accepted, 4097 are refused") {
     CHECK(refused.error().message == "f.json: rules[0].condition: the condition has 4097 bytes; accepted: up to 4096");
 }
 
-TEST_CASE("rules: the longest chains compile and evaluate") {
+TEST_CASE("selection: the longest chains compile and evaluate") {
     std::string sum = "0==1";
     while (sum.size() + 2 <= max_condition_bytes) sum += "-1";
     CHECK_FALSE(holds(sum));
@@ -257,7 +257,7 @@ TEST_CASE("rules: the longest chains compile and evaluate") {
     CHECK_FALSE(holds(set + "]"));
 }
 
-TEST_CASE("rules: a copy of a condition works like the original") {
+TEST_CASE("selection: a copy of a condition works like the original") {
     const Condition original = compiled("seqLen > 1000");
     const Condition copy = original;
     CHECK(copy.evaluate(variables()).value());
@@ -265,7 +265,7 @@ TEST_CASE("rules: a copy of a condition works like the original") {
     CHECK(copy.place() == "f.json: rules[0].condition");
 }
 
-TEST_CASE("rules: 64 rules are evaluated in less than a tenth of a millisecond") {
+TEST_CASE("selection: 64 rules are evaluated in less than a tenth of a millisecond") {
     std::vector<Condition> conditions;
     for (int i = 0; i < 64; ++i) {
         conditions.push_back(compiled("not (causal or moe) and max(seqLen, seqLenK) > 8Ki * " + std::to_string(i + 1) +

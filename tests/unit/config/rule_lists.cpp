@@ -195,7 +195,7 @@ TEST_CASE("rule lists: the first match wins") {
     CHECK(choose(rules, {{"seqLen", 100.0}}) == "flash-attention-v2");
 }
 
-TEST_CASE("rule lists: shuffling changes the outcome only when two conditions hold together") {
+TEST_CASE("selection: shuffling changes the outcome only when two conditions hold together") {
     std::vector<RuleSource> sources = seed_rules();
     const auto original = compiled(sources);
     std::mt19937 random(7);

@@ -392,7 +392,7 @@ TEST_CASE("rerank: every mechanism answers or says why not") {
             CHECK(std::abs(sum - 1) < 1e-9);
         }
     }
-    CHECK(answers >= 48);
+    CHECK(answers >= 54);
 }
 
 TEST_CASE("rerank: wrong shapes and numbers are refused with both values") {

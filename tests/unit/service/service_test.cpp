@@ -102,7 +102,7 @@ TEST_CASE("service: options of a rule stand under the call's own") {
     CHECK(result.options().find("global_tokens")->as_int64() == 2);
 }
 
-TEST_CASE("service: recommend()[0] is what forward picks, on a grid of 1000 requests") {
+TEST_CASE("selection: recommend()[0] is what forward picks, on a grid of 1000 requests") {
     auto engine = open_with(R"json({"version": 1, "service": {"long_sequence_threshold": 24}, "rules": [
         {"condition": "seqLen > 20 and not causal", "mechanism": "local-attention", "options": {"window_size": 4}},
         {"condition": "hasMask and heads > 1", "mechanism": "standard-mha"},
