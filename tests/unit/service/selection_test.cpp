@@ -189,6 +189,31 @@ TEST_CASE("selection: the name alone is what the whole answer selects") {
         for (int again = 0; again < 2; ++again) CHECK(fast.pick(*variables).value() == expected->mechanism);
         CHECK(fast.select(*variables, {})->mechanism == expected->mechanism);
     }
+    // What was remembered for one request does not serve another that differs in one thing alone.
+    const std::pair<const char*, attend::RuleValue> differences[] = {
+        {"causal", true},     {"hasMask", true},        {"hasBias", true},   {"hasDropout", true},
+        {"needLse", true},    {"needScores", true},     {"kvHeads", 2.0},    {"valueDim", 8.0},
+        {"seqLenK", 70.0},    {"maxError", 0.1},        {"windowSize", 4.0}, {"headDim", 3.0},
+        {"batchSize", 100.0}, {"memoryBudget", 4096.0}, {"heads", 400.0},    {"precision", std::string("bf16")}};
+    for (const char* mechanism : {"nystrom-attention", "linear-attention", "talking-heads-attention"}) {
+        const Config config = only(mechanism);
+        attend::PassedChecks own;
+        const attend::MechanismSelector remembers(service().registry(), config, 2, &own),
+            forgets(service().registry(), config, 2);
+        RequestFacts facts{{"seqLen", 50.0}, {"heads", 4.0}, {"memoryBudget", 1e6}};
+        const auto pick = [&](const RequestFacts& request) {
+            const auto variables = attend::RuleVariables::make(request, attend::RuleDefaults{});
+            REQUIRE(variables.ok());
+            CHECK(remembers.pick(*variables).value() == forgets.select(*variables, {})->mechanism);
+        };
+        for (const auto& [name, value] : differences) {
+            INFO(mechanism << " with another " << name);
+            pick(facts);
+            RequestFacts other = facts;
+            other[name] = value;
+            pick(other);
+        }
+    }
 }
 
 TEST_CASE("selection: predicted times follow the table, and order what no rule orders") {
