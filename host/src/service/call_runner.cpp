@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The hot path: tensors of known shapes into a plan that exists. Nothing is parsed, checked or looked up by name here.
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdlib>
@@ -12,6 +13,20 @@ namespace {
 
 struct Free {
     void operator()(void* p) const noexcept { std::free(p); }
+};
+
+// Descriptions of a call's tensors: on the stack, for few.
+template <class T>
+class Few {
+public:
+    explicit Few(std::size_t count) {
+        if (count > own_.size()) more_ = std::make_unique<T[]>(count);
+    }
+    T* data() { return more_ ? more_.get() : own_.data(); }
+
+private:
+    std::array<T, 8> own_;
+    std::unique_ptr<T[]> more_;
 };
 
 void fill(attend_tensor& to, const CallTensor& from, void* data) {
@@ -55,11 +70,15 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
     const auto cancelled = [&] { return cancel != nullptr && cancel->load(std::memory_order_relaxed); };
     if (cancelled()) return Error{ErrorCode::cancelled, mechanism.name + ": was cancelled", ""};
     const std::size_t input_count = plan.inputs.size(), count = input_count + plan.outputs.size();
-    std::vector<attend_tensor> tensors(count);
-    std::vector<attend_binding> bindings(count);
+    Few<attend_tensor> tensor_memory(count);
+    Few<attend_binding> binding_memory(count);
+    attend_tensor* const tensors = tensor_memory.data();
+    attend_binding* const bindings = binding_memory.data();
     ForwardResult result;
     std::vector<attend_dynamic_row> dynamic;
-    std::vector<std::int64_t> rows(plan.outputs.size(), -1);
+    std::vector<std::int64_t> rows;
+    if (std::any_of(plan.outputs.begin(), plan.outputs.end(), [](const BoundOutput& out) { return out.dynamic_rows; }))
+        rows.assign(plan.outputs.size(), -1);
     const auto bind = [&](std::size_t at, const PortRecord& port) {
         bindings[at] = {sizeof(attend_binding), port.role, port.name.c_str(), &tensors[at]};
     };
@@ -89,7 +108,7 @@ Result<ForwardResult> run_call(const CallPlan& plan, const ForwardInputs& inputs
                               {dynamic.data(), static_cast<std::uint32_t>(dynamic.size()), sizeof(attend_dynamic_row)}};
     attend_exec exec{};
     exec.struct_size = sizeof exec;
-    exec.bindings = {bindings.data(), static_cast<std::uint32_t>(count), sizeof(attend_binding)};
+    exec.bindings = {bindings, static_cast<std::uint32_t>(count), sizeof(attend_binding)};
     exec.workspace = thread_workspace(plan.workspace_bytes, plan.workspace_align);
     exec.workspace_bytes = plan.workspace_bytes;
     exec.seed = plan.seed;
