@@ -200,7 +200,7 @@ TEST_CASE("cache: two threads, one computation") {
     auto bare = open_caching("\"capacity_bytes\": 0");
     Counted::reset();
     REQUIRE(bare->register_mechanism(Counted::record(*bare, "counted")));
-    Counted::slow_ms = 60;
+    Counted::slow_ms = 300;
     threads.clear();
     for (int at = 0; at < 4; ++at)
         threads.emplace_back([&] {
@@ -217,7 +217,7 @@ TEST_CASE("cache: a failing computation reaches every waiter and is not kept") {
     auto service = open_caching();
     Counted::reset();
     REQUIRE(service->register_mechanism(Counted::record(*service, "counted")));
-    Counted::slow_ms = 60;
+    Counted::slow_ms = 300;
     Counted::fails = true;
     const ForwardInputs inputs = some_inputs();
     std::atomic<int> failed{0};
@@ -352,13 +352,15 @@ TEST_CASE("cache: levels keep what they are named for") {
 }
 
 TEST_CASE("cache: entries age") {
-    auto service = open_caching("\"ttl_ms\": 80");
+    auto service = open_caching("\"ttl_ms\": 120");
     const ForwardInputs inputs = some_inputs();
     call(*service, inputs);
-    CHECK(call(*service, inputs).cached);
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    bool hit = false;  // on a machine that is not held up for longer than that every time
+    for (int turn = 0; turn < 10 && !hit; ++turn) hit = call(*service, inputs).cached;
+    CHECK(hit);
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
     CHECK_FALSE(call(*service, inputs).cached);
-    CHECK(service->result_cache().evictions == 1);
+    CHECK(service->result_cache().evictions >= 1);
     CHECK(service->result_cache().entries == 1);
 }
 
