@@ -34,6 +34,7 @@ struct CostPoint {
     double length{1};  // sqrt(queries * keys)
     double head_dim{64};
     bool causal{false};
+    bool operator==(const CostPoint&) const = default;
 };
 
 struct CostSample {
