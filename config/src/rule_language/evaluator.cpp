@@ -191,6 +191,13 @@ union Cell {
 
 // The remainder has the sign of the divisor, as a floored quotient leaves it.
 double floored_remainder(double left, double right) {
+    // Sizes and counts are whole and not negative: no library call for those.
+    constexpr double exact = 9007199254740992.0;
+    if (left >= 0.0 && left < exact && right >= 1.0 && right < exact) {
+        const auto whole_left = static_cast<std::int64_t>(left), whole_right = static_cast<std::int64_t>(right);
+        if (static_cast<double>(whole_left) == left && static_cast<double>(whole_right) == right)
+            return static_cast<double>(whole_left % whole_right);
+    }
     const double remainder = std::fmod(left, right);
     return remainder != 0.0 && (remainder < 0.0) != (right < 0.0) ? remainder + right : remainder;
 }
