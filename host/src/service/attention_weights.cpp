@@ -103,6 +103,8 @@ public:
         if (extents_.batch == 0 || extents_.heads == 0 || extents_.q_len == 0) return {};
         if (extension_ == nullptr) return at_once(whole, visit);
         const std::int64_t most = std::min(rows_at_once(), extents_.q_len), heads = extents_.batch * extents_.heads;
+        // A tile writes many rows side by side: a power of two apart they would share few places of a cache.
+        const std::int64_t apart = (extents_.kv_len + 15) / 16 * 16 + 16;
         Tensor room;
         for (std::int64_t grid = 0; grid < extents_.q_len; grid += most) {
             auto [first, end] = wants(grid, std::min(grid + most, extents_.q_len));
@@ -110,19 +112,19 @@ public:
             WeightRows rows = extents_;
             rows.first = first;
             rows.count = end - first;
-            rows.row_stride = extents_.kv_len;
             float* data = nullptr;
             if (whole != nullptr) {
+                rows.row_stride = extents_.kv_len;
                 rows.head_stride = extents_.q_len * extents_.kv_len;
                 data = whole->as<float>() + first * extents_.kv_len;
             } else {
                 if (room.data == nullptr) {
-                    Result<Tensor> made =
-                        Tensor::allocate(DType::f32, {heads, most, extents_.kv_len}, Tensor::Fill::none);
+                    Result<Tensor> made = Tensor::allocate(DType::f32, {heads, most, apart}, Tensor::Fill::none);
                     if (!made) return made.error();
                     room = std::move(*made);
                 }
-                rows.head_stride = rows.count * extents_.kv_len;
+                rows.row_stride = apart;
+                rows.head_stride = rows.count * apart;
                 data = room.as<float>();
             }
             rows.data = data;
@@ -176,8 +178,9 @@ private:
         scores.data = data;
         scores.shape = ranked ? shape.data() : flat.data();
         scores.strides = ranked ? strides.data() : flat_strides.data();
-        scores.extent_bytes =
-            static_cast<std::uint64_t>((rows.batch * rows.heads - 1) * rows.head_stride + rows.count * rows.kv_len) * 4;
+        scores.extent_bytes = static_cast<std::uint64_t>((rows.batch * rows.heads - 1) * rows.head_stride +
+                                                         (rows.count - 1) * rows.row_stride + rows.kv_len) *
+                              4;
         bindings.back() = {sizeof(attend_binding), ATTEND_SCORES, plan.outputs[output_].port->name.c_str(), &scores};
 
         attend_call call;
@@ -230,28 +233,29 @@ inline double fast_log(double x) {
     return e * 0.69314718055994530942 + s * series;
 }
 
-// - sum w ln w. Sums in a fixed order, eight at a time.
+// - sum w ln w. Sums in a fixed order, eight side by side, over blocks in steps that vectorise.
 double entropy_of(const float* row, std::int64_t keys) {
-    constexpr std::int64_t lanes = 8;
-    std::array<double, lanes> sums{};
-    std::int64_t at = 0;
-    for (; at + lanes <= keys; at += lanes) {
-        float any = 0.0f;
-        for (std::int64_t lane = 0; lane < lanes; ++lane) any += row[at + lane] == 0.0f ? 0.0f : 1.0f;
-        if (any == 0.0f) continue;
-        for (std::int64_t lane = 0; lane < lanes; ++lane) {
-            const auto w = static_cast<double>(row[at + lane]);
-            const double term = w * fast_log(w > 0.0 ? w : 1.0);
-            // NaN and negative weights have no entropy.
-            sums[static_cast<std::size_t>(lane)] += w >= 0.0 ? term : std::numeric_limits<double>::quiet_NaN();
+    constexpr std::int64_t lanes = 8, block = 64;
+    double sums[lanes] = {}, weights[block], terms[block];
+    for (std::int64_t at = 0; at < keys; at += block) {
+        const std::int64_t count = std::min(block, keys - at);
+        // NaN and negative weights have no entropy; weights of 0 add nothing.
+        int any = 0;
+        for (std::int64_t n = 0; n < count; ++n) any |= row[at + n] != 0.0f ? 1 : 0;
+        if (any == 0) continue;
+        for (std::int64_t n = 0; n < count; ++n) weights[n] = static_cast<double>(row[at + n]);
+        for (std::int64_t n = count; n < block; ++n) weights[n] = 0.0;
+        for (std::int64_t n = 0; n < block; ++n) {
+            const double w = weights[n];
+            terms[n] = w * fast_log(w > 0.0 ? w : 1.0);
         }
+        for (std::int64_t n = 0; n < block; ++n) any |= weights[n] >= 0.0 ? 0 : 2;
+        if ((any & 2) != 0) return std::numeric_limits<double>::quiet_NaN();
+        for (std::int64_t n = 0; n < block; n += lanes)
+            for (std::int64_t lane = 0; lane < lanes; ++lane) sums[lane] += terms[n + lane];
     }
     double sum = 0.0;
     for (const double lane : sums) sum += lane;
-    for (; at < keys; ++at) {
-        const auto w = static_cast<double>(row[at]);
-        sum += w >= 0.0 ? w * fast_log(w > 0.0 ? w : 1.0) : std::numeric_limits<double>::quiet_NaN();
-    }
     return sum == 0.0 ? 0.0 : -sum;
 }
 
