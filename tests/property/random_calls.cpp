@@ -21,7 +21,7 @@ using attend::NamedValues;
 using attend::Tensor;
 using Extents = std::vector<std::int64_t>;
 
-constexpr std::uint64_t usual_calls = support::watched ? 6 : 80;
+constexpr std::uint64_t usual_calls = support::watched ? 6 : 48;
 
 const Json* find(const NamedValues& options, const std::string& name) {
     for (const auto& [given, value] : options)

@@ -6,5 +6,7 @@
 #include <catch2/catch_all.hpp>
 using Catch::Approx;
 #else
+// What throws ends its test case, not the assertion alone: a seventh less to compile.
+#define CATCH_CONFIG_FAST_COMPILE
 #include <catch2/catch.hpp>
 #endif

@@ -119,6 +119,15 @@ Check Bench::check_now(const CallSpec& small) {
     return check;
 }
 
+// By the products that the call makes: those of its tensors' type, unless an option of the mechanism says which.
+static PeakKind usual_peak(const PreparedCall& call) {
+    const Json options = options_in_force(*call.plan().mechanism, call.plan().values);
+    const Json* const precision = options.find("precision");
+    if (precision != nullptr && precision->is_string() && precision->as_string() != "fp32")
+        return precision->as_string() == "int8" ? PeakKind::int8_mix : PeakKind::bf16;
+    return call.input_dtype() == DType::bf16 ? PeakKind::bf16 : PeakKind::fma;
+}
+
 std::unique_ptr<PreparedCall> Bench::prepare(const CallSpec& spec, BenchmarkRow& row) {
     const auto fail = [&](const char* status, const std::string& note) {
         row.status = status;
@@ -175,7 +184,7 @@ BenchmarkRow Bench::measure(const CallSpec& spec, std::optional<PeakKind> peak, 
     if (!call) return row;
     const Result<AttentionService*> opened = service(spec.backend, spec.threads);
     const std::uint64_t isa = (*opened)->isa();
-    const PeakKind kind = peak.value_or(call->input_dtype() == DType::bf16 ? PeakKind::bf16 : PeakKind::fma);
+    const PeakKind kind = peak.value_or(usual_peak(*call));
     struct Turn {
         Timing timing;
         double peak;

@@ -129,7 +129,8 @@ TEST_CASE("storage: one step of the pipeline at a time", "[toolkit]") {
         DYNAMIC_SECTION(name) {
             for (const double wild : {0.0, 0.05})
                 for (const bool infinity : {false, true}) {
-                    if ((wild == 0.0 && infinity) || (support::watched && !infinity)) continue;
+                    // Infinities are what is hardest to keep out; of NaN alone the random mixtures have plenty.
+                    if ((wild == 0.0) == infinity || (support::watched && !infinity)) continue;
                     AttentionCase c = base;
                     change(c);
                     c.wild = wild;
@@ -414,7 +415,7 @@ TEST_CASE("storage: tiles of one row that share a block of keys", "[toolkit]") {
 }
 
 TEST_CASE("storage: random mixtures", "[toolkit]") {
-    for (uint64_t seed = 0; seed < support::rounds(200); ++seed) {
+    for (uint64_t seed = 0; seed < support::rounds(100); ++seed) {
         Random random(90000 + seed);
         AttentionCase c;
         c.batch = random.whole(1, 3);
