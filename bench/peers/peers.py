@@ -4,6 +4,7 @@
 
     pip install torch onnxruntime onnx numpy        what is absent is named and skipped; numpy is needed
     cmake --build build/release --target bench_peer_worker all_plugins
+    cmake --build build/release --target bench
     bench/peers/peers.py --worker build/release/bench/bench_peer_worker [--quick] [--threads 1,2] [--json report.json]
 
 Every contender gets the same tensors (standard normal, from a seed; bf16 ones rounded once). It is warmed up, then all
