@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
 
 #include "attend/config/names.hpp"
 #include "command.hpp"
@@ -11,7 +10,6 @@
 #include "compute_inputs.hpp"
 #include "compute_options.hpp"
 #include "errors.hpp"
-#include "interrupt.hpp"
 #include "session.hpp"
 #include "text.hpp"
 
@@ -165,29 +163,39 @@ private:
     const Sizes& sizes_;
 };
 
+std::string bar(double share, const char* kind) {
+    return "<td class=\"room\"><div class=\"bar " + std::string(kind) +
+           "\" style=\"width:" + number_text(100 * std::clamp(share, 0.0, 1.0), 3) + "%\"></div></td>";
+}
+
 std::string page(const std::string& title, const std::vector<Row>& rows) {
-    // Bars of relative error on a logarithmic scale from 1e-8 to 10.
+    double longest = 0;
+    for (const Row& row : rows) longest = std::max(longest, row.time_ms);
     std::string out =
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>attend compare</title>\n"
-        "<style>body{font:14px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em;text-align:"
-        "right}td:first-child,th:first-child{text-align:left}.bar{background:#1f4e79;height:.8em}</style>"
-        "</head><body>\n<h1>" +
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"color-scheme\" content=\"light "
+        "dark\"><title>attend compare</title>\n"
+        "<style>:root{--page:#fff;--text:#1a1a1a;--rule:#ddd;--error:#c0392b;--time:#1f77b4}"
+        "@media(prefers-color-scheme:dark){:root{--page:#16181c;--text:#e6e6e6;--rule:#3a3f46;--error:#ff7b72;--time:#"
+        "6db3f2}}"
+        "body{font:14px system-ui,sans-serif;margin:2em;background:var(--page);color:var(--text)}"
+        "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+        "td,th{padding:.3em .8em;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule)}"
+        "td:first-child,th:first-child{text-align:left}.room{width:9em;padding-left:0}.bar{height:.8em}"
+        ".error{background:var(--error)}.time{background:var(--time)}</style></head><body>\n<h1>" +
         title +
-        "</h1>\n<table><tr><th>mechanism</th><th>max abs</th><th>relative "
-        "L2</th><th></th><th>cosine</th><th>KL of weights</th><th>time</th><th>workspace</th></tr>\n";
-    for (const Row& row : rows) {
-        const double width =
-            row.relative_l2 > 0 ? std::clamp((std::log10(row.relative_l2) + 8.0) / 9.0, 0.0, 1.0) : 0.0;
+        "</h1>\n<table><tr><th>mechanism</th><th>max abs</th><th>relative L2</th><th>1e-8 to 10, "
+        "log</th><th>cosine</th>"
+        "<th>KL of weights</th><th>time</th><th>0 to " +
+        number_text(longest) + " ms</th><th>workspace</th></tr>\n";
+    for (const Row& row : rows)
         out += "<tr><td>" + row.mechanism + "</td><td>" + number_text(row.max_abs) + "</td><td>" +
-               number_text(row.relative_l2) +
-               "</td><td style=\"width:14em\"><div class=\"bar\" style=\"width:" + number_text(100 * width, 3) +
-               "%\"></div></td><td>" + number_text(row.cosine, 6) + "</td><td>" +
-               (row.kl ? number_text(*row.kl) : "-") + "</td><td>" + number_text(row.time_ms) + " ms</td><td>" +
+               number_text(row.relative_l2) + "</td>" +
+               bar(row.relative_l2 > 0 ? (std::log10(row.relative_l2) + 8.0) / 9.0 : 0.0, "error") + "<td>" +
+               number_text(row.cosine, 6) + "</td><td>" + (row.kl ? number_text(*row.kl) : "-") + "</td><td>" +
+               number_text(row.time_ms) + " ms</td>" + bar(longest > 0 ? row.time_ms / longest : 0.0, "time") + "<td>" +
                bytes_text(static_cast<double>(row.workspace)) + "</td></tr>\n";
-    }
     return out + "</table>\n<p>Errors are against " + rows.front().mechanism +
-           " on the same tensors; bars show the relative L2 error from 1e-8 to 10, "
-           "logarithmically.</p></body></html>\n";
+           ", on the same tensors. Times are those of one call.</p></body></html>\n";
 }
 
 // Every option given by --set must belong to somebody.
@@ -265,13 +273,8 @@ Result<Outcome> run(const Flags& flags, const GlobalFlags& global) {
         rows.push_back(std::move(row));
     }
     const std::string title = "Error against exact attention";
-    if (flags.html) {
-        const UninterruptedSection writing;
-        std::ofstream file(*flags.html, std::ios::binary | std::ios::trunc);
-        file << page(title, rows);
-        file.close();
-        if (!file) return Error{ErrorCode::io, "compare: cannot write \"" + *flags.html + "\"", ""};
-    }
+    if (flags.html)
+        if (auto done = write_whole(*flags.html, page(title, rows)); !done) return done.error();
     if (global.json) {
         Json list = Json::array();
         for (const Row& row : rows) {

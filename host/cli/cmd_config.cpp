@@ -5,8 +5,8 @@
 #include "attend/registry/mechanism_registry.hpp"
 #include "command.hpp"
 #include "errors.hpp"
-#include "service/selector.hpp"
 #include "service/open_checks.hpp"
+#include "service/selector.hpp"
 #include "session.hpp"
 #include "text.hpp"
 

@@ -3,8 +3,6 @@
 #include "command.hpp"
 #include "compute_inputs.hpp"
 #include "errors.hpp"
-#include "interrupt.hpp"
-#include "io/mapped_file.hpp"
 #include "pattern_flags.hpp"
 #include "session.hpp"
 #include "text.hpp"
@@ -19,14 +17,6 @@ struct Flags {
 };
 
 constexpr std::int64_t most_pixels = 1024, most_characters = 64;
-
-Result<void> write_text(const std::string& path, const std::string& text) {
-    const UninterruptedSection writing;
-    Result<io::OutputFile> file = io::OutputFile::create(path);
-    if (!file) return file.error();
-    if (auto done = file->write(text.data(), text.size()); !done) return done;
-    return file->commit();
-}
 
 Result<std::int64_t> index_of(const char* flag, const std::optional<std::string>& text) {
     if (!text) return 0;
@@ -69,7 +59,7 @@ Result<Outcome> draw_keys(const Flags& flags, const GlobalFlags& global) {
                                             question->mechanism + "</title></head><body style=\"max-width:40em\">\n" +
                                             drawing + "</body></html>\n"
                                       : drawing;
-        if (auto done = write_text(*flags.output, page); !done) return done.error();
+        if (auto done = write_whole(*flags.output, page); !done) return done.error();
     }
     if (!global.json)
         return Outcome{exit_done,
@@ -157,7 +147,7 @@ Result<Outcome> draw_weights(const Flags& flags, const GlobalFlags& global) {
                                             : ends(".svg") ? picture.svg(title, scale)
                                                            : picture.html(title, scale);
         if (!drawing) return drawing.error();
-        if (auto written = write_text(*flags.output, *drawing); !written) return written.error();
+        if (auto written = write_whole(*flags.output, *drawing); !written) return written.error();
     }
     if (!global.json)
         return Outcome{exit_done, flags.output ? title + ": written to " + *flags.output + "\n"

@@ -8,6 +8,9 @@
 #include <array>
 #include <charconv>
 
+#include "interrupt.hpp"
+#include "io/mapped_file.hpp"
+
 namespace attend::cli {
 namespace {
 
@@ -85,5 +88,13 @@ std::string bytes_text(double bytes) {
 }
 
 std::string json_text(const Json& document) { return write_json(document, true) + "\n"; }
+
+Result<void> write_whole(const std::string& path, const std::string& text) {
+    const UninterruptedSection writing;
+    Result<io::OutputFile> file = io::OutputFile::create(path);
+    if (!file) return file.error();
+    if (auto done = file->write(text.data(), text.size()); !done) return done;
+    return file->commit();
+}
 
 }  // namespace attend::cli

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attend/config/json.hpp"
+#include "attend/error.hpp"
 
 namespace attend::cli {
 
@@ -38,5 +39,8 @@ private:
 
 // The document of --json, with its line end.
 [[nodiscard]] std::string json_text(const Json& document);
+
+// Complete or not at all: written beside the target, then renamed.
+[[nodiscard]] Result<void> write_whole(const std::string& path, const std::string& text);
 
 }  // namespace attend::cli

@@ -95,7 +95,8 @@ TEST_CASE("benchmark: reports as files") {
         } else if (path.ends_with(".html")) {
             CHECK(contains(text, "<svg"));
             CHECK(contains(text, "Time against length: flash"));
-            CHECK(contains(text, "Error against time"));
+            CHECK(contains(text, "Distance from exact attention against time at 64 keys"));
+            CHECK(contains(text, "prefers-color-scheme:dark"));
             CHECK(!contains(text, "http"));
             CHECK(!contains(text, " src="));
         } else {

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reports as JSON and CSV, and the file they are written to.
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "attend/benchmark.hpp"
+#include "io/mapped_file.hpp"
 
 namespace attend {
 namespace {
@@ -107,23 +104,10 @@ Result<void> write_benchmark(const BenchmarkReport& report, const std::string& p
     const std::string text = extension == ".json"   ? write_json(report.json(), true) + "\n"
                              : extension == ".html" ? report.html()
                                                     : report.csv();
-    const std::string beside = path + "." + std::to_string(::getpid()) + ".part";
-    const auto refused = [&] {
-        const Error error{
-            ErrorCode::io,
-            path + ": cannot be written (" + std::strerror(errno) + "); accepted: a place that may be written", ""};
-        ::unlink(beside.c_str());
-        return error;
-    };
-    {
-        errno = 0;
-        std::ofstream file(beside, std::ios::binary);
-        file << text;
-        file.flush();
-        if (!file) return refused();
-    }
-    if (::rename(beside.c_str(), path.c_str()) != 0) return refused();
-    return {};
+    Result<io::OutputFile> file = io::OutputFile::create(path);
+    if (!file) return file.error();
+    if (auto done = file->write(text.data(), text.size()); !done) return done;
+    return file->commit();
 }
 
 }  // namespace attend
