@@ -204,6 +204,32 @@ ATTEND_API const char *attend_result_record(const attend_result *result);
 /* NULL is accepted. */
 ATTEND_API void attend_result_free(attend_result *result);
 
+/* Attention weights (after softmax, before dropout) without a matrix of all of them: what is asked for is found row by row. */
+#define ATTEND_WEIGHTS_COLUMN_MASS (1u << 0) /* column_mass [B,H,Nk], F64: sum over rows */
+#define ATTEND_WEIGHTS_ROW_ENTROPY (1u << 1) /* row_entropy [B,H,Nq], F64, in nats */
+#define ATTEND_WEIGHTS_FULL (1u << 2)        /* full [B,H,Nq,Nk], F32; refused above max_full_bytes */
+typedef struct attend_weight_request {
+    uint32_t struct_size, flags;
+    int64_t top_k;           /* top_values [B,H,Nq,k], F32, and top_keys, I64, -1 where there are fewer; 0: none */
+    const int64_t *rows;     /* row_weights [B,H,num_rows,Nk], F32, of these query rows; NULL: none */
+    uint64_t num_rows;
+    uint64_t max_full_bytes; /* of each result; 0: 256 MiB */
+} attend_weight_request;
+/* The request is that of a forward call; its mechanism is named, or the rules choose. The result holds the tensors by the
+   names above; its record is {"mechanism", "batch", "heads", "q_len", "kv_len"}. */
+ATTEND_API attend_code attend_weights(attend_service *service, const attend_forward_request *request,
+                                      const attend_weight_request *weights, attend_result **result,
+                                      attend_error_text *error);
+
+/* Learned tensors that the service keeps for a mechanism: later calls of it that bring no weights use them. `like` is a call
+   that they must fit, with the tensors weight.<name> among its tensors; without any, those kept are forgotten. They are copied. */
+ATTEND_API attend_code attend_set_projections(attend_service *service, const attend_forward_request *like,
+                                              attend_error_text *error);
+/* The weights that such a call has, by name: given, kept or made by the seeded initialisers; copies. The record is {"mechanism",
+   "param_count"}. */
+ATTEND_API attend_code attend_get_projections(attend_service *service, const attend_forward_request *like,
+                                              attend_result **result, attend_error_text *error);
+
 /* ---- 5. Candidates by attention ----------------------------------------------------------------------- */
 
 #define ATTEND_RERANK_NORMALIZE (1u << 0)    /* rows of length 1 in each head, or */

@@ -3,9 +3,8 @@
 #include <algorithm>
 
 #include "attend/config/names.hpp"
-#include "attend/registry/mechanism_registry.hpp"
 #include "attend/rerank.hpp"
-#include "c_api/handles.hpp"
+#include "c_api/requests.hpp"
 #include "c_api/tensors.hpp"
 #include "service/documents.hpp"
 #include "service/named_inputs.hpp"
@@ -38,11 +37,7 @@ Result<RequestFacts> checked_facts(const char* json) {
     return facts;
 }
 
-// A request without its tensors.
-struct Wanted {
-    ForwardOptions options;
-    MechanismPtr mechanism;  // null: "auto"
-};
+}  // namespace
 
 Result<Wanted> wanted_of(AttentionService& service, const attend_forward_request& request) {
     if ((request.flags & ~(ATTEND_FORWARD_LSE | ATTEND_FORWARD_SCORES | ATTEND_FORWARD_COMPUTE)) != 0)
@@ -79,6 +74,8 @@ Result<Wanted> wanted_of(AttentionService& service, const attend_forward_request
     if (request.cancel != nullptr) options.cancel = request.cancel->token;
     return wanted;
 }
+
+namespace {
 
 std::unique_ptr<attend_result> handle_of(const ForwardResult& result) {
     auto own = std::make_unique<attend_result>();
