@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "plugin_services/cpu.hpp"
+#include "support/effort.hpp"
 
 namespace support {
 namespace {
@@ -44,7 +45,10 @@ const std::vector<std::string>& backends() {
                  "baseline", "avx2", "avx512"
 #endif
              })
-            if (attend::limit_isa(attend::detect_cpu(), name)) names.emplace_back(name);
+            // Sanitizers do not instrument avx2 (AttendPlugin.cmake).
+            if (!(support::watched && std::string_view(name) == "avx2") &&
+                attend::limit_isa(attend::detect_cpu(), name))
+                names.emplace_back(name);
         return names;
     }();
     return known;
