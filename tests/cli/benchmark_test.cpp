@@ -128,7 +128,7 @@ TEST_CASE("benchmark: wrong use") {
 TEST_CASE("benchmark: a report that cannot be written") {
     const Run run = bench({"--mechanism", "linear-attention", "--sequence-length", "16", "--heads", "1", "--output",
                            "/nonexistent/report.json"});
-    check_error(run, 4, {"/nonexistent/report.json: cannot be written", "a place that may be written"});
+    check_error(run, 4, {"/nonexistent/report.json: cannot be written", "an existing, writable folder is needed"});
 }
 
 TEST_CASE("benchmark: a wrong answer has an error and no time") {
