@@ -35,6 +35,13 @@ protected:
                                                const char* mechanism, NamedValues options);
     // [batch, sequence, width] with this width, or an error that names the tensor.
     [[nodiscard]] Result<void> check_packed(const char* what, const Tensor& tensor, std::int64_t width) const;
+    struct PackedTensor {
+        const Tensor& tensor;
+        std::int64_t width;  // that it must have
+    };
+    [[nodiscard]] Result<ForwardInputs> packed(const PackedTensor& query, const PackedTensor& key,
+                                               const PackedTensor& value,
+                                               const std::optional<Tensor>& mask = std::nullopt) const;
     Result<Tensor> run(ForwardInputs inputs);
     // Weights [B, H, Nq, Nk] of these tensors, or of the last call.
     Result<Tensor> weights_of(const ForwardInputs& inputs) const;
@@ -172,7 +179,6 @@ public:
 private:
     LinearAttention(std::shared_ptr<State> state, const LinearAttentionOptions& options)
         : AttentionLayer(std::move(state)), given_(options) {}
-    Result<ForwardInputs> packed(const Tensor& query, const Tensor& key, const Tensor& value) const;
     LinearAttentionOptions given_;
 };
 

@@ -87,6 +87,18 @@ Result<void> AttentionLayer::check_packed(const char* what, const Tensor& tensor
                  ""};
 }
 
+Result<ForwardInputs> AttentionLayer::packed(const PackedTensor& query, const PackedTensor& key,
+                                             const PackedTensor& value, const std::optional<Tensor>& mask) const {
+    for (const auto& [what, given] : {std::pair("query", &query), std::pair("key", &key), std::pair("value", &value)})
+        if (auto done = check_packed(what, given->tensor, given->width); !done) return done.error();
+    ForwardInputs inputs;
+    inputs.query = query.tensor;
+    inputs.key = key.tensor;
+    inputs.value = value.tensor;
+    inputs.mask = mask;
+    return inputs;
+}
+
 Result<Tensor> AttentionLayer::run(ForwardInputs inputs) {
     {
         const std::scoped_lock lock(state_->mutex);
@@ -163,14 +175,9 @@ Result<FlashAttention> FlashAttention::create(std::shared_ptr<AttentionService> 
 Result<Tensor> FlashAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                        const std::optional<Tensor>& mask) {
     const std::int64_t width = given_.heads * given_.dim;
-    for (const auto& [what, tensor] : {std::pair("query", &query), std::pair("key", &key), std::pair("value", &value)})
-        if (auto done = check_packed(what, *tensor, width); !done) return done.error();
-    ForwardInputs inputs;
-    inputs.query = query;
-    inputs.key = key;
-    inputs.value = value;
-    inputs.mask = mask;
-    return run(std::move(inputs));
+    Result<ForwardInputs> inputs = packed({query, width}, {key, width}, {value, width}, mask);
+    if (!inputs) return inputs.error();
+    return run(std::move(*inputs));
 }
 
 Result<Tensor> FlashAttention::attention_scores(const Tensor& query, const Tensor& key) const {
@@ -272,16 +279,10 @@ ForwardInputs MultiHeadAttention::like() const {
 
 Result<Tensor> MultiHeadAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                            const std::optional<Tensor>& mask) {
-    const auto width = [&](const std::optional<std::int64_t>& own) { return own.value_or(given_.model_dim); };
-    if (auto done = check_packed("query", query, given_.model_dim); !done) return done.error();
-    if (auto done = check_packed("key", key, width(given_.kdim)); !done) return done.error();
-    if (auto done = check_packed("value", value, width(given_.vdim)); !done) return done.error();
-    ForwardInputs inputs;
-    inputs.query = query;
-    inputs.key = key;
-    inputs.value = value;
-    inputs.mask = mask;
-    return run(std::move(inputs));
+    Result<ForwardInputs> inputs = packed({query, given_.model_dim}, {key, given_.kdim.value_or(given_.model_dim)},
+                                          {value, given_.vdim.value_or(given_.model_dim)}, mask);
+    if (!inputs) return inputs.error();
+    return run(std::move(*inputs));
 }
 
 // ---- CrossAttention
@@ -340,25 +341,16 @@ Result<LinearAttention> LinearAttention::create(std::shared_ptr<AttentionService
     return LinearAttention(std::move(*state), options);
 }
 
-Result<ForwardInputs> LinearAttention::packed(const Tensor& query, const Tensor& key, const Tensor& value) const {
-    const std::int64_t width = given_.heads * given_.dim;
-    for (const auto& [what, tensor] : {std::pair("query", &query), std::pair("key", &key), std::pair("value", &value)})
-        if (auto done = check_packed(what, *tensor, width); !done) return done.error();
-    ForwardInputs inputs;
-    inputs.query = query;
-    inputs.key = key;
-    inputs.value = value;
-    return inputs;
-}
-
 Result<Tensor> LinearAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value) {
-    Result<ForwardInputs> inputs = packed(query, key, value);
+    const std::int64_t width = given_.heads * given_.dim;
+    Result<ForwardInputs> inputs = packed({query, width}, {key, width}, {value, width});
     if (!inputs) return inputs.error();
     return run(std::move(*inputs));
 }
 
 Result<Tensor> LinearAttention::forward_causal(const Tensor& query, const Tensor& key, const Tensor& value) {
-    Result<ForwardInputs> inputs = packed(query, key, value);
+    const std::int64_t width = given_.heads * given_.dim;
+    const Result<ForwardInputs> inputs = packed({query, width}, {key, width}, {value, width});
     if (!inputs) return inputs.error();
     ForwardOptions call = state_->call;
     if (!given_.causal) call.options.emplace_back("causal", true);
@@ -385,13 +377,9 @@ Result<SlidingWindowAttention> SlidingWindowAttention::create(std::shared_ptr<At
 
 Result<Tensor> SlidingWindowAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value) {
     const std::int64_t width = given_.heads * given_.dim;
-    for (const auto& [what, tensor] : {std::pair("query", &query), std::pair("key", &key), std::pair("value", &value)})
-        if (auto done = check_packed(what, *tensor, width); !done) return done.error();
-    ForwardInputs inputs;
-    inputs.query = query;
-    inputs.key = key;
-    inputs.value = value;
-    return run(std::move(inputs));
+    Result<ForwardInputs> inputs = packed({query, width}, {key, width}, {value, width});
+    if (!inputs) return inputs.error();
+    return run(std::move(*inputs));
 }
 
 // ---- GroupedQueryAttention
@@ -416,15 +404,10 @@ Result<GroupedQueryAttention> GroupedQueryAttention::create(std::shared_ptr<Atte
 
 Result<Tensor> GroupedQueryAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value,
                                               const std::optional<Tensor>& mask) {
-    if (auto done = check_packed("query", query, given_.query_heads * given_.dim); !done) return done.error();
-    if (auto done = check_packed("key", key, given_.kv_heads * given_.dim); !done) return done.error();
-    if (auto done = check_packed("value", value, given_.kv_heads * given_.dim); !done) return done.error();
-    ForwardInputs inputs;
-    inputs.query = query;
-    inputs.key = key;
-    inputs.value = value;
-    inputs.mask = mask;
-    return run(std::move(inputs));
+    const std::int64_t width = given_.kv_heads * given_.dim;
+    Result<ForwardInputs> inputs = packed({query, given_.query_heads * given_.dim}, {key, width}, {value, width}, mask);
+    if (!inputs) return inputs.error();
+    return run(std::move(*inputs));
 }
 
 }  // namespace attend
